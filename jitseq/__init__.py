@@ -1,0 +1,59 @@
+"""jitseq: compile Sequential models to fused native kernels, without a C++ compiler."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jitseq import nn
+from jitseq.errors import (
+    DtypeError,
+    JitseqError,
+    ShapeError,
+    TraceError,
+    UnsupportedError,
+)
+from jitseq.nn.init import manual_seed
+
+if TYPE_CHECKING:
+    from jitseq import datasets
+    from jitseq.api import jit, trace
+    from jitseq.runtime.compiled import Compiled
+    from jitseq.runtime.threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Compiled",
+    "DtypeError",
+    "JitseqError",
+    "ShapeError",
+    "TraceError",
+    "UnsupportedError",
+    "datasets",
+    "get_num_threads",
+    "jit",
+    "manual_seed",
+    "nn",
+    "set_num_threads",
+    "trace",
+]
+
+_LAZY = {
+    "Compiled": "jitseq.runtime.compiled",
+    "jit": "jitseq.api",
+    "trace": "jitseq.api",
+    "get_num_threads": "jitseq.runtime.threads",
+    "set_num_threads": "jitseq.runtime.threads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The compiler is imported when it is first used."""
+    if name == "datasets":
+        return importlib.import_module("jitseq.datasets")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jitseq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,85 @@
+"""LLVM IR text → object code → callable addresses.
+
+Enters the text of `render`; leaves object code that depends on nothing outside of
+itself but libc, and a `Library` that holds it in memory. Dropping the library's last
+reference frees its code.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from jitseq.ir.target import Target
+
+
+@cache
+def _initialised() -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    return llvm
+
+
+@cache
+def _machine(target: Target) -> Any:
+    llvm = _initialised()
+    triple = llvm.Target.from_default_triple()
+    return triple.create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+@cache
+def _jit() -> Any:
+    llvm = _initialised()
+    return llvm.create_lljit_compiler(use_jit_link=False)
+
+
+def optimise(text: str, target: Target) -> Any:
+    """The parsed module after LLVM's passes.
+
+    Kernels arrive vectorised and tiled, so the loop and SLP vectorisers are off, and
+    so is unrolling: both only grow code here.
+    """
+    llvm = _initialised()
+    machine = _machine(target)
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def compile_object(text: str, target: Target) -> bytes:
+    """Object code of a module's text."""
+    code: bytes = _machine(target).emit_object(optimise(text, target))
+    return code
+
+
+def assembly(text: str, target: Target) -> str:
+    """Readable assembly of a module's text."""
+    code: str = _machine(target).emit_assembly(optimise(text, target))
+    return code
+
+
+class Library:
+    """Object code loaded into this process; ``address`` finds its functions."""
+
+    def __init__(self, code: bytes, symbols: tuple[str, ...], name: str) -> None:
+        llvm = _initialised()
+        library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        for symbol in symbols:
+            library.export_symbol(symbol)
+        self._tracker = library.link(_jit(), name)
+
+    def address(self, symbol: str) -> int:
+        found: int = self._tracker[symbol]
+        return found

@@ -1,0 +1,71 @@
+"""The Op record: everything that jitseq knows of one primitive, in one place.
+
+A family file in `ir/ops/` registers records; type inference, the NumPy reference,
+how the op computes, and its examples are read from there by every other layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jitseq.errors import UnsupportedError
+from jitseq.ir.types import TensorType
+
+Infer = Callable[..., TensorType]
+Reference = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs and attributes on which every test of every backend runs.
+
+    ``shapes`` are the input shapes; ``attrs`` the op's attributes. Values are drawn
+    from a normal distribution by the tests, in ``low..high`` where they are given.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One primitive.
+
+    infer      types in, attributes -> output type; raises `ShapeError`
+    reference  arrays in, attributes -> array: the op's meaning, and eager mode
+    compute    how it is lowered: a `Pointwise`, or a function (types, attrs) ->
+               `Contraction` | `Window` | `Reduction` | `Movement`; see `ir/compute.py`
+    monotone   non-decreasing in its only input, so it commutes with max-pooling
+    """
+
+    name: str
+    infer: Infer
+    reference: Reference
+    compute: Any
+    monotone: Callable[[Mapping[str, Any]], bool] | None = None
+    examples: tuple[Example, ...] = ()
+
+
+REGISTRY: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    assert op.name not in REGISTRY, f"op {op.name} is registered twice"
+    REGISTRY[op.name] = op
+    return op
+
+
+def get_op(name: str) -> Op:
+    """The record of ``name``; the families are imported on first use."""
+    if not REGISTRY:
+        import jitseq.ir.ops  # noqa: F401  (registers every family)
+    try:
+        return REGISTRY[name]
+    except KeyError:
+        raise UnsupportedError(f"there is no op named {name!r}") from None

@@ -1,0 +1,206 @@
+"""Program: loop nests over buffers, the form that every renderer starts from.
+
+Grammar::
+
+    program = kernels, segments of calls, buffers
+    kernel  = name "(" buffers, image count ")" body
+    body    = a list of instructions; a loop is an instruction that holds a body
+    address = buffer or pinned pointer, plus an affine expression of loop variables
+    types   = i64 | f32xL | f64xL | maskxL, with L lanes; one lane is a scalar
+
+Invariant: registers are assigned once and used inside the body that defines them;
+values cross loop iterations only as the loop's carried registers. Shapes, strides
+and tiles are numbers here; the only run-time quantity is the image count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+ELEMENT_BYTES = {"f32": 4, "f64": 8, "i64": 8, "u8": 1}
+
+
+class Type(NamedTuple):
+    """Element kind (f32, f64, i64, mask, ptr) and number of lanes."""
+
+    element: str
+    lanes: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.element}x{self.lanes}" if self.lanes > 1 else self.element
+
+
+INDEX = Type("i64")
+
+
+class Reg:
+    """A register; compared by identity."""
+
+    __slots__ = ("hint", "type")
+
+    def __init__(self, type: Type, hint: str = "") -> None:
+        self.type = type
+        self.hint = hint
+
+
+class Affine:
+    """``const + Σ coefficient · register``: every index is one of these."""
+
+    __slots__ = ("const", "terms")
+
+    def __init__(self, terms: tuple[tuple[Reg, int], ...] = (), const: int = 0) -> None:
+        self.terms = terms
+        self.const = const
+
+    def __add__(self, other: Affine | int) -> Affine:
+        if isinstance(other, int):
+            return Affine(self.terms, self.const + other)
+        if not other.terms:
+            return Affine(self.terms, self.const + other.const)
+        merged = dict(self.terms)
+        for reg, coefficient in other.terms:
+            merged[reg] = merged.get(reg, 0) + coefficient
+        terms = tuple((reg, c) for reg, c in merged.items() if c)
+        return Affine(terms, self.const + other.const)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: int) -> Affine:
+        if factor == 0:
+            return Affine()
+        return Affine(tuple((r, c * factor) for r, c in self.terms), self.const * factor)
+
+    __rmul__ = __mul__
+
+    def exact_divide(self, divisor: int) -> Affine:
+        """The quotient of an expression all of whose parts are multiples."""
+        assert self.const % divisor == 0
+        assert all(coefficient % divisor == 0 for _, coefficient in self.terms)
+        terms = tuple((reg, c // divisor) for reg, c in self.terms)
+        return Affine(terms, self.const // divisor)
+
+
+def affine(value: Affine | Reg | int) -> Affine:
+    if isinstance(value, Affine):
+        return value
+    return Affine((), value) if isinstance(value, int) else Affine(((value, 1),))
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """A kernel argument: a pointer to elements, disjoint from what others write."""
+
+    name: str
+    element: str
+    written: bool = False
+
+
+Pointer = Buffer | Reg
+
+
+class Instr:
+    """``results = op(args)``; what ``args`` and ``extra`` hold depends on the op.
+
+    load(pointer, index) / store(pointer, index, value): ``extra`` lanes are valid, or
+    all of them when it is None; a masked load reads zero elsewhere.
+    load_splat(pointer, index): one element in all lanes.
+    gather(pointer, index): ``extra`` is (elements between lanes, valid lanes).
+    const: ``extra`` is the number. pin(pointer, index): an opaque pointer.
+    table(index): ``extra`` is a tuple of integers. imin, imax, round_down: i64.
+    transpose(rows): lane j of row i goes to lane i of result j.
+    Others are arithmetic on lanes, with the names of `jitseq.ir.scalar`.
+    """
+
+    __slots__ = ("args", "extra", "op", "results")
+
+    def __init__(
+        self, op: str, results: tuple[Reg, ...], args: tuple[object, ...], extra: object
+    ) -> None:
+        self.op = op
+        self.results = results
+        self.args = args
+        self.extra = extra
+
+
+class Loop:
+    """``for var in range(start, stop, step)`` with carried registers.
+
+    ``entering`` are the initial values, ``carried`` the registers inside the body,
+    ``yielded`` their values at its end; the last ones are the loop's ``results``.
+    """
+
+    __slots__ = (
+        "body", "carried", "entering", "results", "start", "step", "stop", "var",
+        "yielded",
+    )  # fmt: skip
+
+    def __init__(self, var: Reg, start: Affine, stop: Affine, step: int) -> None:
+        self.var = var
+        self.start = start
+        self.stop = stop
+        self.step = step
+        self.body: list[Instr | Loop] = []
+        self.entering: tuple[Reg, ...] = ()
+        self.carried: tuple[Reg, ...] = ()
+        self.yielded: tuple[Reg, ...] = ()
+        self.results: tuple[Reg, ...] = ()
+
+    @property
+    def surely_runs(self) -> bool:
+        """Whether the bounds are numbers and leave at least one iteration."""
+        fixed = not self.start.terms and not self.stop.terms
+        return fixed and self.start.const < self.stop.const
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One loop nest, run for ``count`` images."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    count: Reg
+    body: tuple[Instr | Loop, ...]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Where a buffer lives when a kernel is called.
+
+    ``space`` is ``context`` (slot ``slot`` of the pointer table: inputs, outputs,
+    packed parameters, whole-batch buffers) or ``arena``. The address is
+    ``base + offset + image · stride``, all in bytes.
+    """
+
+    space: str
+    slot: int
+    offset: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """Run ``kernel`` (an index) on ``arguments`` for each image of the block."""
+
+    kernel: int
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Calls executed for ``block`` images before the next block starts."""
+
+    calls: tuple[Call, ...]
+    block: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What is compiled: kernels, each once, and the calls between them."""
+
+    kernels: tuple[Kernel, ...]
+    segments: tuple[Segment, ...]
+    context_slots: int
+    arena_bytes: int
+    batch_bytes: tuple[int, ...]
+    """Bytes an image of each whole-batch buffer, in order of their slots."""

@@ -1,0 +1,109 @@
+"""Elementwise arithmetic and reductions.
+
+Arrays, or arrays and Python numbers, enter; shapes follow NumPy's broadcasting.
+`ShapeError` and `DtypeError` come from the ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jitseq.ir.tracer import apply
+from jitseq.nn.functional.arguments import Array, dimension, need_number, operand
+
+Dims = int | Sequence[int] | None
+
+
+def _number_or_operand(x: Any) -> Any:
+    is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
+    return x if is_number else operand(x)
+
+
+def _binary(op: str, input: Array, other: Array) -> Array:
+    return apply(op, _number_or_operand(input), _number_or_operand(other))
+
+
+def add(input: Array, other: Array) -> Array:
+    """``x + y``."""
+    return _binary("add", input, other)
+
+
+def sub(input: Array, other: Array) -> Array:
+    """``x - y``."""
+    return _binary("sub", input, other)
+
+
+def mul(input: Array, other: Array) -> Array:
+    """``x · y``."""
+    return _binary("mul", input, other)
+
+
+def div(input: Array, other: Array) -> Array:
+    """``x / y``."""
+    return _binary("div", input, other)
+
+
+def maximum(input: Array, other: Array) -> Array:
+    """The larger of both; NaN wins."""
+    return _binary("maximum", input, other)
+
+
+def minimum(input: Array, other: Array) -> Array:
+    """The smaller of both; NaN wins."""
+    return _binary("minimum", input, other)
+
+
+def neg(input: Array) -> Array:
+    """``-x``."""
+    return apply("neg", operand(input))
+
+
+def exp(input: Array) -> Array:
+    """``e^x``."""
+    return apply("exp", operand(input))
+
+
+def log(input: Array) -> Array:
+    """The natural logarithm."""
+    return apply("log", operand(input))
+
+
+def sqrt(input: Array) -> Array:
+    """The square root."""
+    return apply("sqrt", operand(input))
+
+
+def abs(input: Array) -> Array:
+    """``|x|``."""
+    return apply("abs", operand(input))
+
+
+def erf(input: Array) -> Array:
+    """The error function ``2/√π ∫₀ˣ exp(-t²) dt``."""
+    return apply("erf", operand(input))
+
+
+def _reduce(op: str, input: Array, dim: Dims, keepdim: bool) -> Array:
+    x = operand(input)
+    wanted = dim if isinstance(dim, (tuple, list)) else () if dim is None else (dim,)
+    chosen = {dimension(d, x, op) for d in wanted}
+    dims = tuple(sorted(chosen)) if x.ndim and chosen else tuple(range(x.ndim))
+    if 0 in dims:
+        need_number(x.shape[0])
+    return apply(op, x, dims=dims, keepdim=bool(keepdim))
+
+
+def sum(input: Array, dim: Dims = None, keepdim: bool = False) -> Array:
+    """The sum over ``dim``: one dimension, several, or all."""
+    return _reduce("sum", input, dim, keepdim)
+
+
+def mean(input: Array, dim: Dims = None, keepdim: bool = False) -> Array:
+    """The mean over ``dim``: one dimension, several, or all."""
+    return _reduce("mean", input, dim, keepdim)
+
+
+def amax(input: Array, dim: Dims = None, keepdim: bool = False) -> Array:
+    """The largest element over ``dim``: one dimension, several, or all; NaN wins."""
+    return _reduce("max", input, dim, keepdim)

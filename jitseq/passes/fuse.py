@@ -1,0 +1,130 @@
+"""Fusion: partition a graph's nodes into kernels, and say why pairs stay apart.
+
+A node joins the group that produces its input when it reads each element at most
+once and is that value's only reader: pointwise nodes ride on whatever comes before,
+in registers; a non-overlapping pooling window joins a convolution. A refusal is
+recorded for every other pair of producer and consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jitseq.ir.compute import Contraction, Movement, Pointwise, Reduction, Window
+from jitseq.ir.graph import Graph, Node, Value
+from jitseq.passes.fusion_group import (
+    FusedGraph,
+    Group,
+    Refusal,
+    compute_of,
+    is_depthwise,
+)
+
+POOL_OUTPUTS = 16
+"""Conv outputs of one pooling window that fit the registers of a tile."""
+
+
+def fuse(graph: Graph, static: frozenset[Value], enabled: bool = True) -> FusedGraph:
+    """Groups in execution order: a group runs where its last node stood."""
+    dynamic = [node for node in graph.nodes if node.output not in static]
+    fuser = _Fuser(graph, dynamic, static, enabled)
+    for node in dynamic:
+        fuser.place(node)
+    position = {node: i for i, node in enumerate(dynamic)}
+    groups = sorted(fuser.groups.values(), key=lambda g: position[g.nodes[-1]])
+    return FusedGraph(graph, tuple(groups), tuple(fuser.refusals), static)
+
+
+class _Fuser:
+    def __init__(
+        self, graph: Graph, nodes: list[Node], static: frozenset[Value], enabled: bool
+    ) -> None:
+        self.groups: dict[Value, Group] = {}
+        """Each group by the value it produces so far."""
+        self.refusals: list[Refusal] = []
+        self.enabled = enabled
+        self.static = static
+        self.outputs = set(graph.outputs)
+        self.readers: Mapping[Value, list[Node]] = _readers(nodes)
+
+    def place(self, node: Node) -> None:
+        """Join ``node`` to a group of its producers, or start a group."""
+        joined: Group | None = None
+        for value in reversed(dict.fromkeys(node.inputs)):
+            group = self.groups.get(value)
+            if group is None:
+                continue
+            reason = self._reason(group, node, value)
+            if reason is None and joined is None:
+                joined = group
+                continue
+            reason = reason or f"already fused with {joined.ops[-1]}"  # type: ignore[union-attr]
+            producer = group.nodes[-1]
+            self.refusals.append(Refusal(_label(producer), _label(node), reason))
+        if joined is None:
+            pointwise = isinstance(compute_of(node), Pointwise)
+            self.groups[node.output] = Group(None, (node,)) if pointwise else Group(node)
+            return
+        del self.groups[joined.output]
+        pointwise = isinstance(compute_of(node), Pointwise)
+        grown = joined.extended(node) if pointwise else joined.pooled(node)
+        self.groups[node.output] = grown
+
+    def _reason(self, group: Group, node: Node, value: Value) -> str | None:
+        """Why ``node`` cannot join ``group``; None when it can."""
+        if not self.enabled:
+            return "fusion is disabled"
+        if value in self.outputs:
+            return "the value between them is a result of the program"
+        if len(self.readers[value]) > 1:
+            return "the value between them has other readers"
+        anchor = compute_of(group.anchor) if group.anchor else None
+        if isinstance(anchor, Reduction):
+            return f"{group.anchor.op} writes its rows in several passes"  # type: ignore[union-attr]
+        if isinstance(anchor, Movement):
+            return f"{group.anchor.op} only moves elements"  # type: ignore[union-attr]
+        consumer = compute_of(node)
+        if isinstance(consumer, Pointwise):
+            if node.output.type != value.type:
+                return f"broadcasts {value.type} to {node.output.type}"
+            return None
+        if isinstance(consumer, Window):
+            return _pool_reason(group, anchor, consumer)
+        if isinstance(consumer, Contraction):
+            return f"{node.op} reads each element more than once"
+        if isinstance(consumer, Reduction):
+            return f"{node.op} needs whole rows"
+        return f"{node.op} only moves elements"
+
+
+def _pool_reason(group: Group, anchor: object, window: Window) -> str | None:
+    if not isinstance(anchor, Contraction):
+        return "pooling joins convolutions only"
+    if is_depthwise(anchor):
+        return "a depthwise convolution is bound by memory: pooling would not speed it up"
+    if group.pool is not None:
+        return "the kernel already ends in a pooling window"
+    if len(anchor.phases) > 1:
+        return "a transposed convolution computes interleaved outputs, not windows"
+    rows, columns = window.rows.uniform, window.cols.uniform
+    if rows is None or columns is None:
+        return "its windows are padded, dilated or of different sizes"
+    if rows[0] > rows[1] or columns[0] > columns[1]:
+        return "its windows overlap: conv outputs would be computed more than once"
+    if rows[0] < rows[1] or columns[0] < columns[1]:
+        return "its windows leave gaps"
+    if rows[0] * columns[0] > POOL_OUTPUTS:
+        return f"a {rows[0]}×{columns[0]} window does not fit a register tile"
+    return None
+
+
+def _readers(nodes: list[Node]) -> dict[Value, list[Node]]:
+    readers: dict[Value, list[Node]] = {}
+    for node in nodes:
+        for value in dict.fromkeys(node.inputs):
+            readers.setdefault(value, []).append(node)
+    return readers
+
+
+def _label(node: Node) -> str:
+    return f"{node.op} ({node.path})" if node.path else node.op

@@ -1,0 +1,332 @@
+"""Layout: where the elements of every value lie, and the copies that this needs.
+
+Images are channels-last between kernels, with zeroed halos where a convolution reads
+beyond their edges; the caller's arrays keep their order. Reshapes are views. A copy
+is inserted only where a kernel cannot read what is there: a caller's image without
+its halo, planar channels where vectors must run along channels, a result that the
+caller wants in logical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from jitseq.ir.compute import Contraction, Window
+from jitseq.ir.graph import Node, Value
+from jitseq.ir.layout import (
+    Layout,
+    channels_last,
+    coalesce,
+    element_count,
+    planar,
+    reshape_layout,
+    row_major,
+)
+from jitseq.ir.types import TensorType
+from jitseq.passes.fusion_group import FusedGraph, Group, compute_of, is_depthwise
+from jitseq.passes.lower.contraction import static_phase
+
+Halo = tuple[int, int, int, int]
+NO_HALO: Halo = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """Groups with copies in place, a layout for each value, and who owns its memory.
+
+    ``aliases`` maps a view to the value whose memory it shows. ``results`` are the
+    values that the program's outputs hold, in order.
+    """
+
+    groups: tuple[Group, ...]
+    layouts: dict[Value, Layout]
+    aliases: dict[Value, Value]
+    results: tuple[Value, ...]
+
+    def owner(self, value: Value) -> Value:
+        return self.aliases.get(value, value)
+
+
+def lay_out(fused: FusedGraph) -> LaidOut:
+    """Assign layouts in execution order."""
+    return _LayoutPass(fused).run()
+
+
+def needed_halo(node: Node) -> Halo:
+    """Rows and columns of zeros that a convolution reads around its input."""
+    record = compute_of(node)
+    if not isinstance(record, Contraction) or record.weight_axes == "oi":
+        return NO_HALO
+    height, width = record.in_size
+    halo = [0, 0, 0, 0]
+    for phase in record.phases:
+        if not is_depthwise(record) and static_phase(phase, record.in_size):
+            continue
+        last = tuple(s * (c - 1) for s, c in zip(phase.stride, phase.count))
+        for tap in phase.taps:
+            reach = (-tap.dy, last[0] + tap.dy - height + 1,
+                     -tap.dx, last[1] + tap.dx - width + 1)  # fmt: skip
+            halo = [max(a, b) for a, b in zip(halo, reach)]
+    return (halo[0], halo[1], halo[2], halo[3])
+
+
+def _covers(halo: Halo, needed: Halo) -> bool:
+    return all(a >= b for a, b in zip(halo, needed))
+
+
+def _simple(layout: Layout) -> bool:
+    return all(layout.is_simple(dim) for dim in range(layout.ndim))
+
+
+def _is_image(type: TensorType) -> bool:
+    return type.ndim == 4
+
+
+def _has_channels_last(type: TensorType, layout: Layout) -> bool:
+    """Whether vectors of channels can be loaded."""
+    channels, height, width = type.shape[1:]
+    return _simple(layout) and (
+        layout.stride(1) == 1 or channels == 1 or (height == 1 and width == 1)
+    )
+
+
+class _LayoutPass:
+    def __init__(self, fused: FusedGraph) -> None:
+        self.fused = fused
+        self.graph = fused.graph
+        self.layouts: dict[Value, Layout] = {}
+        self.aliases: dict[Value, Value] = {}
+        self.groups: list[Group] = []
+        self.copies: dict[tuple[Value, str, Halo], Value] = {}
+        self.halos: dict[Value, Halo] = {}
+        self.made: set[Value] = set()
+
+    def run(self) -> LaidOut:
+        for value in (*self.graph.inputs, *self.fused.static):
+            self.layouts[value] = row_major(value.type)
+        for group in self.fused.groups:
+            self._collect_halo(group)
+        for group in self.fused.groups:
+            self._place(group)
+        results = self._results()
+        return LaidOut(tuple(self.groups), self.layouts, self.aliases, results)
+
+    def _collect_halo(self, group: Group) -> None:
+        if group.anchor is None or group.anchor.op == "reshape":
+            return
+        needed = needed_halo(group.anchor)
+        if any(needed):
+            value = group.anchor.inputs[0]
+            known = self.halos.get(value, NO_HALO)
+            self.halos[value] = tuple(map(max, known, needed))  # type: ignore[assignment]
+
+    # inputs
+
+    def _place(self, group: Group) -> None:
+        if group.anchor is not None and group.anchor.op == "reshape":
+            self._view(group)
+            return
+        group = self._with_readable_inputs(group)
+        self.layouts[group.output] = self._natural(group)
+        self.groups.append(group)
+        self.made.add(group.output)
+
+    def _with_readable_inputs(self, group: Group) -> Group:
+        replaced: dict[Value, Value] = {}
+        record = compute_of(group.anchor) if group.anchor else None
+        main = group.anchor.inputs if group.anchor else ()
+        first = self._first_full(group)
+        for value in group.external_inputs:
+            if value in self.fused.static:
+                continue
+            if value in main and record is not None:
+                need = self._anchor_need(record, group)
+            else:
+                need = self._operand_need(value, group, first)
+            replaced[value] = need(value)
+        return _substitute(group, replaced)
+
+    def _anchor_need(self, record: object, group: Group) -> Callable[[Value], Value]:
+        assert group.anchor is not None
+        halo = needed_halo(group.anchor)
+        if isinstance(record, Contraction) and record.weight_axes == "oi":
+            return self._rows
+        if isinstance(record, Contraction) and not is_depthwise(record):
+            return lambda value: self._image(value, halo, any_order=True)
+        if isinstance(record, Contraction | Window):
+            return lambda value: self._image(value, halo, any_order=False)
+        return self._simple_copy
+
+    def _operand_need(
+        self, value: Value, group: Group, first: Value | None
+    ) -> Callable[[Value], Value]:
+        """What a pointwise chain needs of an operand that is not its anchor."""
+        if group.anchor is not None:
+            if _is_image(value.type) and value.type.shape[1:] == group.output.type.shape[1:]:
+                return lambda value: self._image(value, NO_HALO, any_order=False)
+            return self._simple_copy
+        if first is None or value.type.shape != first.type.shape:
+            return self._simple_copy
+        here, there = self.layouts[value], self.layouts[first]
+        same = [[f[0] for f in dim] for dim in here.dims] == [
+            [f[0] for f in dim] for dim in there.dims
+        ]
+        return (lambda value: value) if same or _simple(here) else self._simple_copy
+
+    def _rows(self, value: Value) -> Value:
+        layout = self.layouts[value]
+        if all(layout.is_simple(dim) for dim in range(layout.ndim - 1)):
+            return value
+        return self._copy(value, "rows", NO_HALO, row_major(value.type))
+
+    def _simple_copy(self, value: Value) -> Value:
+        if _simple(self.layouts[value]):
+            return value
+        return self._copy(value, "rows", NO_HALO, row_major(value.type))
+
+    def _image(self, value: Value, halo: Halo, any_order: bool) -> Value:
+        layout = self.layouts[value]
+        good_order = any_order or _has_channels_last(value.type, layout)
+        if _simple(layout) and good_order and _covers(layout.halo, halo):
+            return value
+        halo = tuple(map(max, halo, self.halos.get(value, NO_HALO)))  # type: ignore[assignment]
+        is_planar = _simple(layout) and layout.stride(3) == 1 and value.type.shape[1] != 1
+        if any_order and is_planar:
+            return self._copy(value, "planar", halo, planar(value.type, halo))
+        return self._copy(value, "channels_last", halo, channels_last(value.type, halo))
+
+    def _copy(self, value: Value, kind: str, halo: Halo, layout: Layout) -> Value:
+        key = (value, kind, halo)
+        if key not in self.copies:
+            copy = Value(value.type)
+            self.groups.append(Group(Node("copy", (value,), {}, (copy,))))
+            self.layouts[copy] = layout
+            self.made.add(copy)
+            self.copies[key] = copy
+        return self.copies[key]
+
+    # outputs
+
+    def _natural(self, group: Group) -> Layout:
+        """The layout that the group's kernel writes best."""
+        value = group.output
+        halo = self.halos.get(value, NO_HALO)
+        record = compute_of(group.anchor) if group.anchor else None
+        returned = value in self.graph.outputs
+        if isinstance(record, Contraction | Window) and _is_image(value.type):
+            if isinstance(record, Window) or record.weight_axes != "oi":
+                return self._image_or_result(value, halo, returned)
+        if isinstance(record, Contraction):
+            return row_major(value.type) if returned else _padded(row_major(value.type))
+        return self._like_inputs(group, halo, returned)
+
+    def _image_or_result(self, value: Value, halo: Halo, returned: bool) -> Layout:
+        plain = channels_last(value.type, NO_HALO, pad_image=False)
+        if returned and plain.contiguous:
+            return row_major(value.type)
+        return channels_last(value.type, halo)
+
+    def _like_inputs(self, group: Group, halo: Halo, returned: bool) -> Layout:
+        """Pointwise, reductions and movements keep the order of what they read."""
+        value = group.output
+        if _is_image(value.type):
+            images = [
+                v for v in group.external_inputs
+                if _is_image(v.type) and v not in self.fused.static
+            ]  # fmt: skip
+            rows = all(not _is_last(v.type, self.layouts[v]) for v in images)
+            if rows and (returned or not any(halo)):
+                return row_major(value.type)
+            return self._image_or_result(value, halo, returned)
+        first = self._first_full(group)
+        pointwise = group.anchor is None
+        if first is None or not pointwise or returned:
+            return row_major(value.type)
+        return _dense_like(self.layouts[first])
+
+    def _first_full(self, group: Group) -> Value | None:
+        shape = group.output.type.shape
+        for value in group.external_inputs:
+            if value.type.shape == shape and value not in self.fused.static:
+                return value
+        return None
+
+    def _view(self, group: Group) -> None:
+        (source,) = group.nodes[0].inputs
+        type = group.output.type
+        if source in self.fused.static:
+            source = self._copy(source, "rows", NO_HALO, row_major(source.type))
+        layout = reshape_layout(self.layouts[source], type)
+        if layout is None:
+            source = self._copy(source, "rows", NO_HALO, row_major(source.type))
+            layout = reshape_layout(self.layouts[source], type)
+        assert layout is not None
+        self.layouts[group.output] = layout
+        self.aliases[group.output] = self.aliases.get(source, source)
+
+    def _results(self) -> tuple[Value, ...]:
+        """Each output in logical order, in memory of its own."""
+        results: list[Value] = []
+        for value in self.graph.outputs:
+            layout = self.layouts[value]
+            direct = value in self.made and layout.contiguous and not any(layout.halo)
+            exact = layout.size == element_count(value.type)
+            if direct and exact and value not in results:
+                results.append(value)
+                continue
+            copy = Value(value.type)
+            self.groups.append(Group(Node("copy", (value,), {}, (copy,))))
+            self.layouts[copy] = row_major(value.type)
+            results.append(copy)
+        return tuple(results)
+
+
+def _is_last(type: TensorType, layout: Layout) -> bool:
+    if not _simple(layout) or any(layout.halo):
+        return True
+    return not layout.contiguous
+
+
+def _padded(layout: Layout) -> Layout:
+    """Rows whose distance is a multiple of 4 KiB share cache sets: move them apart."""
+    ((extent, stride),) = layout.dims[0]
+    if layout.ndim != 2 or extent == 1 or stride % 1024:
+        return layout
+    size = (layout.size // stride) * (stride + 16)
+    return replace(layout, dims=(((extent, stride + 16),), layout.dims[1]), size=size)
+
+
+def _dense_like(layout: Layout) -> Layout:
+    """The same order of factors without gaps."""
+    flat = [
+        (d, k, extent)
+        for d, factors in enumerate(layout.dims)
+        for k, (extent, _) in enumerate(factors)
+    ]
+    order = sorted(
+        flat,
+        key=lambda item: layout.dims[item[0]][item[1]][1] if item[2] is not None else 1 << 62,
+    )
+    strides: dict[tuple[int, int], int] = {}
+    step = 1
+    for d, k, extent in order:
+        strides[(d, k)] = step
+        step *= extent or 1
+    dims = tuple(
+        tuple((extent, strides[(d, k)]) for k, (extent, _) in enumerate(factors))
+        for d, factors in enumerate(layout.dims)
+    )
+    return Layout(tuple(coalesce(dim) if len(dim) > 1 else dim for dim in dims), 0, step)
+
+
+def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:
+    def node(node: Node) -> Node:
+        return node.with_inputs(replaced.get(value, value) for value in node.inputs)
+
+    return Group(
+        node(group.anchor) if group.anchor else None,
+        tuple(map(node, group.inner)),
+        node(group.pool) if group.pool else None,
+        tuple(map(node, group.outer)),
+    )

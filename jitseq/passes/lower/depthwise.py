@@ -1,0 +1,164 @@
+"""Depthwise convolution → kernels with vectors along the channels.
+
+A tile holds ``rows × columns`` outputs of one channel vector. Each input pixel that
+the tile touches is loaded once and multiplied into every output that it belongs to;
+the weights of all taps stay in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jitseq.ir.compute import Contraction, Phase
+from jitseq.ir.graph import Value
+from jitseq.ir.program import Affine, Reg, Type, affine
+from jitseq.ir.target import Target
+from jitseq.passes.fusion_group import Group
+from jitseq.passes.lower.contraction import clear_halo, image_count
+from jitseq.passes.lower.operands import Epilogue, Operands, Pack, Position, fetch
+
+
+def lower_depthwise(
+    group: Group, record: Contraction, operands: Operands, target: Target
+) -> None:
+    """Emit every phase: one for a convolution, several for a transposed one."""
+    assert group.anchor is not None
+    x, weight, *rest = group.anchor.inputs
+    operands.read(x)
+    out, layout = operands.write(group.output), operands.layouts[group.output]
+    clear_halo(operands, out, layout, target.lanes(out.element))
+    bias = rest[0] if rest else None
+    for phase in record.phases:
+        _Depthwise(group, record, phase, operands, target, weight, bias).emit()
+
+
+class _Depthwise:
+    def __init__(
+        self,
+        group: Group,
+        record: Contraction,
+        phase: Phase,
+        operands: Operands,
+        target: Target,
+        weight: Value,
+        bias: Value | None,
+    ) -> None:
+        assert group.anchor is not None
+        self.b = operands.builder
+        self.group = group
+        self.phase = phase
+        self.operands = operands
+        self.layout = operands.layouts[group.anchor.inputs[0]]
+        self.result = operands.layouts[group.output]
+        self.source = operands.read(group.anchor.inputs[0])
+        self.out = operands.write(group.output)
+        self.channels = record.out_channels
+        self.lanes = target.lanes(self.source.element)
+        self.type = Type(self.source.element, self.lanes)
+        self.padded = -(-self.channels // self.lanes) * self.lanes
+        taps = tuple((tap.ky, tap.kx) for tap in phase.taps)
+        pack = Pack("channels", lanes=self.lanes, taps=taps, axes=record.weight_axes)
+        self.weights = operands.packed(weight, pack) if taps else None
+        lanes_pack = Pack("lanes", lanes=self.lanes)
+        self.bias = operands.packed(bias, lanes_pack) if bias else None
+        self.epilogue = Epilogue(self.b, group.inner)
+        self.rows, self.columns = self._tile(target)
+
+    def _tile(self, target: Target) -> tuple[int, int]:
+        """Outputs at a time: with all taps' weights they fill the registers."""
+        free = target.registers - min(len(self.phase.taps), 9) - 3
+        height, width = self.phase.count
+        options = [
+            (min(rows, height), min(columns, width))
+            for rows, columns in ((3, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1))
+            if min(rows, height) * min(columns, width) <= max(free, 1)
+        ]
+
+        def waste(option: tuple[int, int]) -> tuple[float, int]:
+            rows, columns = option
+            tiles = -(-height // rows) * -(-width // columns)
+            # input pixels that a tile loads, beside its products
+            loads = (rows * self.phase.stride[0] + 2) * (columns * self.phase.stride[1] + 2)
+            return (tiles * (loads + rows * columns * len(self.phase.taps)), -rows * columns)
+
+        return min(options, key=waste)
+
+    def emit(self) -> None:
+        images = image_count(self.b, self.layout.dims[0][0][0])
+        self.b.loop("n", 0, images, 1, self._image)
+
+    def _image(self, n: Affine) -> None:
+        whole = self.channels // self.lanes * self.lanes
+        self.b.loop("c", 0, whole, self.lanes, lambda c: self._channel_vector(n, c, None))
+        if self.channels > whole:
+            self._channel_vector(n, affine(whole), self.channels - whole)
+
+    def _channel_vector(self, n: Affine, c: Affine, valid: int | None) -> None:
+        height, width = self.phase.count
+        weights = [
+            self.b.load(self.weights, c + t * self.padded, self.type)
+            for t in range(len(self.phase.taps))
+            if self.weights
+        ]
+        start = (
+            self.b.load(self.bias, c, self.type)
+            if self.bias
+            else self.b.const(0.0, self.type)
+        )
+
+        def column(y: Affine, x: Affine) -> None:
+            if width % self.columns:
+                x = self.b.minimum_index(x, width - self.columns)
+            self._tile_at(n, c, y, x, weights, start, valid)
+
+        def row(y: Affine) -> None:
+            if height % self.rows:
+                y = self.b.minimum_index(y, height - self.rows)
+            self.b.loop("x", 0, width, self.columns, lambda x: column(y, x))
+
+        self.b.loop("y", 0, height, self.rows, row)
+
+    def _tile_at(
+        self,
+        n: Affine,
+        c: Affine,
+        y: Affine,
+        x: Affine,
+        weights: Sequence[Reg],
+        start: Reg,
+        valid: int | None,
+    ) -> None:
+        stride_y, stride_x = self.phase.stride
+        layout = self.layout
+        base = n * layout.stride(0) + c + y * (stride_y * layout.stride(2))
+        base = base + x * (stride_x * layout.stride(3)) + layout.offset
+        sums = {(r, q): start for r in range(self.rows) for q in range(self.columns)}
+        uses: dict[tuple[int, int], list[tuple[tuple[int, int], int]]] = {}
+        for r, q in sums:
+            for t, tap in enumerate(self.phase.taps):
+                pixel = (r * stride_y + tap.dy, q * stride_x + tap.dx)
+                uses.setdefault(pixel, []).append(((r, q), t))
+        for dy, dx in sorted(uses):
+            at = base + (dy * layout.stride(2) + dx * layout.stride(3))
+            value = self.b.load(self.source, at, self.type, valid)
+            for output, t in uses[(dy, dx)]:
+                sums[output] = self.b.fma(value, weights[t], sums[output])
+        for (r, q), reg in sums.items():
+            self._store(Position(self._index(n, c, y + r, x + q), 1, valid), reg)
+
+    def _index(self, n: Affine, c: Affine, y: Affine, x: Affine) -> tuple[Affine, ...]:
+        (step_y, step_x), (first_y, first_x) = self.phase.step, self.phase.start
+        return (n, c, y * step_y + first_y, x * step_x + first_x)
+
+    def _store(self, at: Position, reg: Reg) -> None:
+        if self.group.inner:
+
+            def load(value: Value, shape: Sequence[object]) -> Reg:
+                return fetch(self.operands, value, shape, at, self.type)
+
+            known = {self.group.anchor_output: reg}
+            reg = self.epilogue.apply(known, self.type, load)
+        index = affine(self.result.offset)
+        for dim, position in enumerate(at.index):
+            index = index + position * self.result.stride(dim)
+        self.b.store(self.out, index, reg, at.valid)

@@ -1,0 +1,226 @@
+"""What a kernel reads and writes, and the pointwise expressions inside it.
+
+`Operands` binds each buffer of a kernel to a value of the graph or to a packed
+parameter. `Epilogue` evaluates a chain of pointwise nodes on registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jitseq.ir.compute import Pointwise
+from jitseq.ir.graph import Node, Value
+from jitseq.ir.kernel_builder import KernelBuilder, Vector, VectorScalars
+from jitseq.ir.layout import Layout
+from jitseq.ir.op import get_op
+from jitseq.ir.program import Affine, Buffer, Kernel, Reg, Type, affine
+from jitseq.ir.types import same_dim
+
+ELEMENTS = {"float32": "f32", "float64": "f64"}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """How a parameter is rearranged once for each version: see `runtime/packing.py`.
+
+    raw      as it is
+    lanes    one value a channel, each group padded to whole vectors
+    weights  ``[group][tile][taps][channels][taps][tile width]``
+    rows     ``[group][output][tap][channels padded to whole vectors]``
+    channels ``[tap][channel padded to whole vectors]`` (depthwise)
+    """
+
+    kind: str
+    groups: int = 1
+    axes: str = ""
+    lanes: int = 1
+    widths: tuple[int, ...] = ()
+    taps: tuple[tuple[int, int], ...] = ()
+    channels: tuple[tuple[int, int], ...] = ()
+    taps_outer: bool = False
+
+
+RAW = Pack("raw")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The value behind a buffer; ``pack`` is set for parameters."""
+
+    value: Value
+    pack: Pack | None = None
+
+
+class Operands:
+    """Creates each buffer of a kernel once."""
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        layouts: Mapping[Value, Layout],
+        static: frozenset[Value],
+    ) -> None:
+        self.builder = builder
+        self.layouts = layouts
+        self.static = static
+        self.sources: list[Source] = []
+        self._buffers: dict[Source, Buffer] = {}
+
+    def read(self, value: Value) -> Buffer:
+        pack = RAW if value in self.static else None
+        return self._buffer(Source(value, pack), False)
+
+    def packed(self, value: Value, pack: Pack) -> Buffer:
+        return self._buffer(Source(value, pack), False)
+
+    def write(self, value: Value) -> Buffer:
+        return self._buffer(Source(value), True)
+
+    def _buffer(self, source: Source, written: bool) -> Buffer:
+        if source not in self._buffers:
+            element = ELEMENTS[source.value.type.dtype]
+            name = f"{'out' if written else 'in'}{len(self.sources)}"
+            self._buffers[source] = self.builder.buffer(name, element, written)
+            self.sources.append(source)
+        return self._buffers[source]
+
+
+@dataclass(frozen=True)
+class Position:
+    """The element of lane 0 by logical index, and the dimension the lanes run along.
+
+    ``valid`` lanes are inside of the tensor; None means all.
+    """
+
+    index: tuple[Affine, ...]
+    vector_dim: int
+    valid: int | None = None
+
+
+def fetch(
+    operands: Operands, value: Value, shape: Sequence[object], at: Position, type: Type
+) -> Reg:
+    """Load ``value``, broadcast to ``shape``, at a position of the output."""
+    layout = operands.layouts[value]
+    index = affine(layout.offset)
+    lane_stride = 0
+    shift = len(shape) - layout.ndim
+    for dim, factors in enumerate(layout.dims):
+        extent, stride = factors[0]
+        out_dim = dim + shift
+        if extent == 1 and not same_dim(value.type.shape[dim], shape[out_dim]):
+            continue
+        assert len(factors) == 1, "operands of a fused chain have simple layouts"
+        index = index + at.index[out_dim] * stride
+        if out_dim == at.vector_dim:
+            lane_stride = stride if extent != 1 else 0
+    buffer = operands.read(value)
+    builder = operands.builder
+    if lane_stride == 1:
+        return builder.load(buffer, index, type, at.valid)
+    if lane_stride == 0:
+        return builder.load_splat(buffer, index, type)
+    return builder.gather(buffer, index, type, lane_stride, at.valid)
+
+
+class Epilogue:
+    """A chain of pointwise nodes whose results stay in registers."""
+
+    def __init__(self, builder: KernelBuilder, nodes: Sequence[Node]) -> None:
+        self.builder = builder
+        self.nodes = tuple(nodes)
+
+    def apply(
+        self,
+        known: Mapping[Value, Reg],
+        type: Type,
+        fetch: Callable[[Value, Sequence[object]], Reg],
+    ) -> Reg:
+        """The chain's last result, given the registers that it starts from.
+
+        ``fetch(value, shape)`` loads an operand, broadcast to a node's shape.
+        """
+        regs = dict(known)
+        scalars = VectorScalars(self.builder, type)
+        for node in self.nodes:
+            shape = node.output.type.shape
+            arguments = []
+            for value in node.inputs:
+                if value not in regs:
+                    regs[value] = fetch(value, shape)
+                arguments.append(Vector(scalars, regs[value]))
+            compute = get_op(node.op).compute
+            assert isinstance(compute, Pointwise), node.op
+            result = compute.expr(scalars, *arguments, **node.attrs)
+            regs[node.output] = scalars.vector(result).reg
+        return regs[self.nodes[-1].output]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A kernel, what its buffers are bound to, and its cost for one image.
+
+    ``flops`` counts multiplications and additions of the operation as written;
+    ``moved_bytes`` activations read and written; ``param_bytes`` what is read of
+    packed parameters, once a block.
+    """
+
+    kernel: Kernel
+    sources: tuple[Source, ...]
+    flops: int
+    moved_bytes: int
+    param_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def zero_halo(
+    builder: KernelBuilder, buffer: Buffer, layout: Layout, image: Affine, lanes: int
+) -> None:
+    """Write the zeros around one image; rows' ends and next rows' starts are joined."""
+    top, bottom, left, right = layout.halo
+    if not any(layout.halo):
+        return
+    (_, image_stride), (channels, c_stride), (height, y_stride), (width, x_stride) = (
+        factors[0] for factors in layout.dims
+    )
+    assert channels is not None and height is not None and width is not None
+    row = y_stride
+    planes, step = (1, 0) if c_stride == 1 else (channels, c_stride)
+    origin = layout.offset - top * y_stride - left * x_stride
+    ends = [
+        (0, top * row + left * x_stride),
+        ((top + height) * row - right * x_stride, bottom * row + right * x_stride),
+    ]
+
+    def plane(index: Affine) -> None:
+        base = image * image_stride + index * step + origin
+        for start, count in ends:
+            _zeros(builder, buffer, base + start, count, lanes)
+        between = (left + right) * x_stride
+        if height > 1 and between:
+            first = (top + 1) * row - right * x_stride
+            builder.loop(
+                "row", 0, height - 1, 1,
+                lambda y: _zeros(builder, buffer, base + y * row + first, between, lanes),
+            )  # fmt: skip
+
+    builder.loop("plane", 0, planes, 1, plane)
+
+
+def _zeros(
+    builder: KernelBuilder, buffer: Buffer, start: Affine, count: int, lanes: int
+) -> None:
+    if count == 0:
+        return
+    zero = builder.const(0.0, Type(buffer.element, lanes))
+    whole = count // lanes * lanes
+    if whole > 8 * lanes:
+        builder.loop(
+            "i", 0, whole, lanes, lambda i: builder.store(buffer, start + i, zero)
+        )
+    else:
+        for i in range(0, whole, lanes):
+            builder.store(buffer, start + i, zero)
+    if count > whole:
+        builder.store(buffer, start + whole, zero, count - whole)

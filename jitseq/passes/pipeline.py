@@ -1,0 +1,81 @@
+"""The passes, in order: Graph → FusedGraph → LaidOut → kernels → Program.
+
+Every pass is a pure function. The graph is verified between graph passes. Optional
+passes can be disabled by name, which tests use to compare results.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jitseq.config import logs
+from jitseq.ir.graph import Graph
+from jitseq.ir.target import Target
+from jitseq.ir.verify import verify
+from jitseq.passes.fold_batchnorm import decompose_batchnorm, fold_batchnorm
+from jitseq.passes.fuse import fuse
+from jitseq.passes.fusion_group import FusedGraph
+from jitseq.passes.layout import LaidOut, lay_out
+from jitseq.passes.lower.group import lower_group
+from jitseq.passes.lower.operands import Lowered
+from jitseq.passes.memory import Planned, plan_memory
+from jitseq.passes.segment import Stretch, segments
+from jitseq.passes.simplify import drop_dead, simplify
+from jitseq.passes.static_values import static_values
+
+GraphPass = Callable[[Graph], Graph]
+
+GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("drop_dead", drop_dead),
+    ("fold_batchnorm", fold_batchnorm),
+    ("decompose_batchnorm", decompose_batchnorm),
+    ("simplify", simplify),
+)
+
+OPTIONAL_PASSES = ("fold_batchnorm", "simplify", "fuse", "segment", "reuse_memory")
+
+
+def optimise(graph: Graph, disabled: frozenset[str] = frozenset()) -> FusedGraph:
+    """Graph passes and fusion; what is cached on disk is a function of the result."""
+    verify(graph)
+    for name, run in GRAPH_PASSES:
+        if name in disabled:
+            continue
+        graph = run(graph)
+        verify(graph)
+        if logs("passes"):
+            print(f"after {name}:\n{graph}", file=sys.stderr)
+    fused = fuse(graph, static_values(graph), "fuse" not in disabled)
+    if logs("passes"):
+        print(f"after fuse:\n{fused}", file=sys.stderr)
+    return fused
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Everything the later passes decided, for rendering and for reports."""
+
+    fused: FusedGraph
+    laid: LaidOut
+    kernels: tuple[Lowered, ...]
+    stretches: tuple[Stretch, ...]
+    planned: Planned
+
+
+def schedule(
+    fused: FusedGraph, target: Target, disabled: frozenset[str] = frozenset()
+) -> Scheduled:
+    """Layout, kernels, segments and memory for one target."""
+    laid = lay_out(fused)
+    kernels = tuple(
+        lower_group(group, laid, fused.static, target)  # type: ignore[arg-type]
+        for group in laid.groups
+    )
+    batched = any(value.type.has_batch for value in fused.graph.inputs)
+    stretches = segments(kernels, target, "segment" not in disabled and batched)
+    planned = plan_memory(
+        fused.graph, laid, kernels, stretches, "reuse_memory" not in disabled
+    )
+    return Scheduled(fused, laid, kernels, stretches, planned)

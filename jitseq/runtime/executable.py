@@ -1,0 +1,209 @@
+"""Compiled code and everything needed to run it: from memory, disk, or the compiler.
+
+Enters a fused graph, a target and options; leaves an `Executable`. The key hashes the
+graph's text, the target, the options and the versions, and every later pass is a pure
+function of those, so a hit on disk skips scheduling and code generation altogether.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jitseq.codegen.llvm.compiler import Library, compile_object
+from jitseq.ir.graph import Value
+from jitseq.ir.target import Target
+from jitseq.ir.text import graph_text, value_names
+from jitseq.passes.fusion_group import FusedGraph
+from jitseq.runtime.cache import Entry, load, store
+
+RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+DRAIN = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
+    ctypes.c_int64,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What a report says of one kernel call.
+
+    ``flops`` and ``bytes`` (activations read and written) are for one image;
+    ``param_bytes`` are read once a block.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    path: str
+    flops: int
+    bytes: int
+    param_bytes: int
+    segment: int
+    block: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is stored beside the object code."""
+
+    context_slots: int
+    arena_bytes: int
+    batch_bytes: tuple[int, ...]
+    blocks: tuple[int, ...]
+    packs: tuple[tuple[str, Mapping[str, Any]], ...]
+    kernels: tuple[KernelInfo, ...]
+
+    @property
+    def flops(self) -> int:
+        """Of all kernels, for one image."""
+        return sum(kernel.flops for kernel in self.kernels)
+
+    @staticmethod
+    def parse(stored: Mapping[str, Any]) -> Manifest:
+        """From JSON, whose tuples are lists."""
+        kernels = tuple(
+            KernelInfo(**{**item, "ops": tuple(item["ops"])}) for item in stored["kernels"]
+        )
+        packs = tuple((name, spec) for name, spec in stored["packs"])
+        return Manifest(
+            stored["context_slots"],
+            stored["arena_bytes"],
+            tuple(stored["batch_bytes"]),
+            tuple(stored["blocks"]),
+            packs,
+            kernels,
+        )
+
+
+class Executable:
+    """Loaded code. Dropping the last reference frees it."""
+
+    def __init__(
+        self, key: str, manifest: Manifest, code: bytes, origin: str, seconds: float
+    ) -> None:
+        self.key = key
+        self.manifest = manifest
+        self.origin = origin
+        """"disk" or "compiled"."""
+        segments = range(len(manifest.blocks))
+        names = tuple(f"jitseq_segment_{i}" for i in segments)
+        started = time.perf_counter()
+        self._library = Library(code, ("jitseq_run", *names), f"jitseq-{key[:24]}")
+        self.run_address = self._library.address("jitseq_run")
+        self.run = RUN(self.run_address)
+        self.drain = tuple(DRAIN(self._library.address(name)) for name in names)
+        self.compile_seconds = seconds + time.perf_counter() - started
+
+
+_loaded: weakref.WeakValueDictionary[str, Executable] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+
+
+def executable(
+    fused: FusedGraph,
+    target: Target,
+    disabled: frozenset[str] = frozenset(),
+    profile: bool = False,
+) -> Executable:
+    """The code for a graph; compiled unless memory or disk has it."""
+    started = time.perf_counter()
+    key = program_key(fused, target, disabled, profile)
+    with _lock:
+        found = _loaded.get(key)
+        if found is not None:
+            return found
+        entry = load(key)
+        origin = "disk"
+        if entry is None:
+            origin = "compiled"
+            entry = _compile(fused, target, disabled, profile)
+            store(key, entry)
+        manifest = Manifest.parse(entry.manifest)
+        seconds = time.perf_counter() - started
+        made = Executable(key, manifest, entry.code, origin, seconds)
+        _loaded[key] = made
+        return made
+
+
+def program_key(
+    fused: FusedGraph, target: Target, disabled: frozenset[str], profile: bool
+) -> str:
+    """A hash of all that the object code depends on."""
+    parts = [
+        graph_text(fused.graph),
+        *(" ".join(group.ops) for group in fused.groups),
+        target.key,
+        " ".join(sorted(disabled)),
+        str(profile),
+        fingerprint(),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def fingerprint() -> str:
+    """Versions of jitseq (its files' sizes and times), NumPy and llvmlite."""
+    import llvmlite
+
+    import jitseq
+
+    root = Path(jitseq.__file__).parent
+    parts = [jitseq.__version__, np.__version__, llvmlite.__version__]
+    for folder in ("ir", "ir/ops", "passes", "passes/lower", "codegen/llvm", "runtime"):
+        for file in sorted((root / folder).glob("*.py")):
+            status = file.stat()
+            parts.append(f"{file.name}:{status.st_size}:{status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _compile(
+    fused: FusedGraph, target: Target, disabled: frozenset[str], profile: bool
+) -> Entry:
+    from jitseq.codegen.llvm.render import render
+    from jitseq.passes.pipeline import schedule
+
+    scheduled = schedule(fused, target, disabled)
+    planned = scheduled.planned
+    names = value_names(fused.graph)
+    kernels = []
+    for segment, stretch in enumerate(scheduled.stretches):
+        for index in range(stretch.start, stretch.stop):
+            group, lowered = scheduled.laid.groups[index], scheduled.kernels[index]
+            function = planned.program.kernels[planned.kernel_of_group[index]]
+            kernels.append(
+                KernelInfo(
+                    function.name, group.ops, group.path, lowered.flops,
+                    lowered.moved_bytes, lowered.param_bytes, segment, stretch.block,
+                )  # fmt: skip
+            )
+    packs = tuple(
+        (names[source.value], asdict(source.pack))  # type: ignore[arg-type]
+        for source in planned.packs
+    )
+    program = planned.program
+    manifest = Manifest(
+        program.context_slots,
+        program.arena_bytes,
+        program.batch_bytes,
+        tuple(segment.block for segment in program.segments),
+        packs,
+        tuple(kernels),
+    )
+    code = compile_object(render(program, target, profile), target)
+    return Entry(asdict(manifest), code)
+
+
+def pack_values(fused: FusedGraph, manifest: Manifest) -> list[Value]:
+    """The static values behind the manifest's packs, in order."""
+    by_name = {name: value for value, name in value_names(fused.graph).items()}
+    return [by_name[name] for name, _ in manifest.packs]

@@ -1,0 +1,130 @@
+"""What `Compiled.explain` and `Compiled.profile` return: data that prints as text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jitseq.passes.fusion_group import Refusal
+from jitseq.runtime.executable import KernelInfo
+
+COLUMNS = 100
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a program was compiled.
+
+    ``kernels`` in execution order, ``not_fused`` the pairs that stay apart and why,
+    ``arena_bytes`` scratch memory a thread, ``compile_seconds`` from graph to code,
+    ``origin`` "compiled" or "disk"; ``notes`` says where anything runs eagerly or
+    with a fixed batch size.
+    """
+
+    kernels: tuple[KernelInfo, ...]
+    not_fused: tuple[Refusal, ...]
+    arena_bytes: int
+    compile_seconds: float
+    origin: str
+    target: str
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{'kernel':<48}{'MFLOP':>10}{'KB':>10}{'weights KB':>12}{'block':>7}"]
+        for kernel in self.kernels:
+            name = " + ".join(kernel.ops)
+            numbers = (
+                f"{kernel.flops / 1e6:>10.3f}{kernel.bytes / 1e3:>10.1f}"
+                f"{kernel.param_bytes / 1e3:>12.1f}{kernel.block:>7}"
+            )
+            lines.append(f"{_cut(name, 47):<48}{numbers}  {_cut(kernel.path, 20)}".rstrip())
+        if self.not_fused:
+            lines += ["", "not fused"]
+            lines += [_cut(f"  {refusal}", COLUMNS) for refusal in self.not_fused]
+        lines += ["", self._summary(), *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        segments = len({kernel.segment for kernel in self.kernels})
+        return (
+            f"{len(self.kernels)} kernels in {segments} segments, "
+            f"{self.arena_bytes / 1e3:.1f} KB of scratch a thread; {self.origin} in "
+            f"{self.compile_seconds:.3f} s for {self.target}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel's measured time for one call, in seconds, beside its work."""
+
+    name: str
+    ops: tuple[str, ...]
+    path: str
+    seconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """Floating-point operations a nanosecond."""
+        return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def gbytes(self) -> float:
+        """Bytes moved a nanosecond, parameters included."""
+        return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Kernels in execution order, with the peaks measured on this machine.
+
+    ``peak_gflops`` is what a loop of independent FMAs reaches, ``peak_gbytes`` what
+    reading an array larger than L2 reaches.
+    """
+
+    kernels: tuple[KernelTime, ...]
+    peak_gflops: float
+    peak_gbytes: float
+
+    def __str__(self) -> str:
+        total = sum(kernel.seconds for kernel in self.kernels) or 1.0
+        head = f"{'kernel':<44}{'µs':>10}{'share':>7}{'GFLOP/s':>9}{'of peak':>8}{'GB/s':>7}"
+        lines = [head]
+        for kernel in self.kernels:
+            share = kernel.gflops / self.peak_gflops
+            lines.append(
+                f"{_cut(' + '.join(kernel.ops), 43):<44}{kernel.seconds * 1e6:>10.2f}"
+                f"{kernel.seconds / total:>7.1%}{kernel.gflops:>9.1f}{share:>8.1%}"
+                f"{kernel.gbytes:>7.1f}  {_cut(kernel.path, 14)}".rstrip()
+            )
+        lines.append(
+            f"total {total * 1e6:.1f} µs; peaks of one core: {self.peak_gflops:.0f} "
+            f"GFLOP/s, {self.peak_gbytes:.0f} GB/s"
+        )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def kernel_times(
+    infos: Sequence[KernelInfo], seconds: Sequence[float], images: int
+) -> tuple[KernelTime, ...]:
+    """Join measured seconds a call with each kernel's work for ``images``."""
+    times = []
+    for info, spent in zip(infos, seconds, strict=True):
+        blocks = -(-images // info.block)
+        moved = info.bytes * images + info.param_bytes * blocks
+        times.append(
+            KernelTime(info.name, info.ops, info.path, spent, info.flops * images, moved)
+        )
+    return tuple(times)
