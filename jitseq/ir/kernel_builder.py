@@ -105,7 +105,7 @@ class KernelBuilder:
         return self.emit(f"reduce_{op}", Type(a.type.element), a)
 
     def splat(self, a: Reg, type: Type) -> Reg:
-        return a if type.lanes == 1 else self.emit("splat", type, a)
+        return a if a.type == type else self.emit("splat", type, a)
 
     def first_lanes(self, value: Reg, fill: Reg, valid: int) -> Reg:
         """``value`` in the first ``valid`` lanes, ``fill`` in the others."""

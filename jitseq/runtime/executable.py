@@ -98,7 +98,7 @@ class Executable:
         segments = range(len(manifest.blocks))
         names = tuple(f"jitseq_segment_{i}" for i in segments)
         started = time.perf_counter()
-        self._library = Library(code, ("jitseq_run", *names), f"jitseq-{key[:24]}")
+        self._library = Library(code, ("jitseq_run", *names))
         self.run_address = self._library.address("jitseq_run")
         self.run = RUN(self.run_address)
         self.drain = tuple(DRAIN(self._library.address(name)) for name in names)

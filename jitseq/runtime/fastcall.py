@@ -242,7 +242,7 @@ def _library() -> Any:
             {"kind": "fastcall", "build": build}, compile_object(text, target)
         )
         store(key, entry)
-    return Library(entry.code, (SYMBOL,), f"jitseq-fastcall-{len(_loaded)}")
+    return Library(entry.code, (SYMBOL,))
 
 
 def _build() -> Iterable[str]:

@@ -74,7 +74,7 @@ declare i64 @llvm.readcyclecounter()
 
     from jitseq.codegen.llvm.host import host_target
 
-    library = Library(compile_object(text, host_target()), ("jitseq_cycles",), "cycles")
+    library = Library(compile_object(text, host_target()), ("jitseq_cycles",))
     read = ctypes.CFUNCTYPE(ctypes.c_int64)(library.address("jitseq_cycles"))
     first, started = read(), time.perf_counter()
     while time.perf_counter() - started < 0.02:
@@ -88,7 +88,7 @@ def machine_peaks(target: Target) -> tuple[float, float]:
     from jitseq.runtime.peaks import peak_text
 
     library = Library(
-        compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read"), "peaks"
+        compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read")
     )
     block = np.zeros(16 << 20, np.uint8)
     best_fma = best_read = 0.0

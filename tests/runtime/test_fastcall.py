@@ -85,7 +85,7 @@ def private_cache(tmp_path, monkeypatch):
 @cache
 def native() -> Library:
     code = compile_object(NATIVE, host_target())
-    return Library(code, ("double", "await"), "test-fastcall")
+    return Library(code, ("double", "await"))
 
 
 def batched(*shape: int, dtype: object = F32) -> ArraySpec:

@@ -7,6 +7,7 @@ reference frees its code.
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import Any
 
@@ -73,12 +74,14 @@ def assembly(text: str, target: Target) -> str:
 class Library:
     """Object code loaded into this process; ``address`` finds its functions."""
 
-    def __init__(self, code: bytes, symbols: tuple[str, ...], name: str) -> None:
+    _count = itertools.count()
+
+    def __init__(self, code: bytes, symbols: tuple[str, ...]) -> None:
         llvm = _initialised()
         library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
         for symbol in symbols:
             library.export_symbol(symbol)
-        self._tracker = library.link(_jit(), name)
+        self._tracker = library.link(_jit(), f"jitseq-{next(self._count)}")
 
     def address(self, symbol: str) -> int:
         found: int = self._tracker[symbol]

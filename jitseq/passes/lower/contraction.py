@@ -209,7 +209,7 @@ class ContractionEmitter:
         self.tile = self._choose()
         self.unrolled = len(taps) <= MANY_TAPS
         self.widths = self._widths()
-        self.weights = operands.packed(weight, self._weight_pack())
+        self.weights = operands.packed(weight, self._weight_pack()) if taps else None
         lanes_pack = Pack("lanes", groups=problem.groups, lanes=self.lanes)
         self.bias = operands.packed(bias, lanes_pack) if bias else None
 
@@ -516,11 +516,13 @@ class TileEmitter:
     ) -> tuple[Reg, ...]:
         """One input channel, all unrolled taps."""
         width, lanes, type = self.tile.vectors, self.o.lanes, self.o.type
+        packed = self.o.weights
+        assert packed is not None
         result = list(sums)
         first = chain * len(self.pixels) * width
         for index, offset, reading in taps:
             weights = [
-                self.b.load(self.o.weights, weight_at + (index * width + v) * lanes, type)
+                self.b.load(packed, weight_at + (index * width + v) * lanes, type)
                 for v in range(width)
             ]
             pointer: Buffer | Reg = self.o.source

@@ -24,7 +24,7 @@ def suits_dot(problem: Problem, group: Group, lanes: int) -> bool:
     if group.pool is not None or problem.groups > 1 or len(problem.reduce) > 1:
         return False
     extent, stride = problem.reduce[0]
-    few = problem.group_outputs <= min(MOST_OUTPUTS, lanes // 4)
+    few = bool(problem.phase.taps) and problem.group_outputs <= min(MOST_OUTPUTS, lanes // 4)
     in_bounds = not static_phase(problem.phase, problem.size)
     return few and stride == 1 and extent >= lanes and in_bounds
 

@@ -68,7 +68,7 @@ def _pieces(
 ) -> list[tuple[View, Value]]:
     """Parts of the output and the input that each one shows."""
     if node.op == "concat":
-        dim, start, pieces = node.attrs["dim"], 0, []
+        dim, start, pieces = _dim(node), 0, []
         for value in node.inputs:
             extent = value.type.shape[dim]
             pieces.append((part(whole, dim, start, extent), value))
@@ -79,20 +79,27 @@ def _pieces(
     return [(whole, node.inputs[0])]
 
 
+def _dim(node: Node) -> int:
+    """The attribute ``dim``, counted from the front."""
+    dim: int = node.attrs["dim"] % node.output.type.ndim
+    return dim
+
+
 def _seen(
     node: Node, source: View, own: object, target: object, operands: Operands
 ) -> View | None:
     """The input with the shape of the output (part)."""
     if node.op == "permute":
-        dims = tuple(source.dims[d] for d in node.attrs["dims"])
+        ndim = node.output.type.ndim
+        dims = tuple(source.dims[d % ndim] for d in node.attrs["dims"])
         return View(source.buffer, source.offset, dims)
     if node.op == "broadcast":
         layouts = operands.layouts
         value = node.inputs[0]
         return broadcast_view(source.buffer, layouts[value], layouts[node.output])
     if node.op == "slice":
-        extent = node.output.type.shape[node.attrs["dim"]]
-        return part(source, node.attrs["dim"], node.attrs["start"], extent)
+        dim = _dim(node)
+        return part(source, dim, node.attrs["start"], node.output.type.shape[dim])
     if node.op == "pad" and node.attrs["mode"] != "constant":
         return None
     return source
