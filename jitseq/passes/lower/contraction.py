@@ -284,7 +284,7 @@ class ContractionEmitter:
     def _image_loops(self, group: Affine, vector: Affine, width: int, valid: int | None) -> None:
         start = affine(0)
         for images in image_counts(self.tile.images):
-            stop = self.b.round_down(self.p.images, images)
+            stop = start + self.b.round_down(self.p.images + start * -1, images)
             self.b.loop(
                 "n", start, stop, images,
                 lambda n, images=images: self._pixels(images, n, group, vector, width, valid),
