@@ -89,6 +89,11 @@ class KernelBuilder:
         self._bodies[-1].append(Instr("pin", (result,), (pointer, affine(index)), None))
         return result
 
+    def prefetch(self, pointer: Pointer, index: Index) -> None:
+        """Ask for a cache line that will be read soon."""
+        args = (pointer, affine(index))
+        self._bodies[-1].append(Instr("prefetch", (), args, None))
+
     # arithmetic
 
     def const(self, value: float, type: Type) -> Reg:

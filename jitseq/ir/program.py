@@ -107,6 +107,7 @@ class Instr:
     load_splat(pointer, index): one element in all lanes.
     gather(pointer, index): ``extra`` is (elements between lanes, valid lanes).
     const: ``extra`` is the number. pin(pointer, index): an opaque pointer.
+    prefetch(pointer, index): a hint without effect on values.
     table(index): ``extra`` is a tuple of integers. imin, imax, round_down: i64.
     transpose(rows): lane j of row i goes to lane i of result j.
     Others are arithmetic on lanes, with the names of `jitseq.ir.scalar`.

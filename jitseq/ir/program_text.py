@@ -52,6 +52,10 @@ class _Printer:
             pointer, index, value = map(self.operand, instr.args)
             self.lines.append(f"{indent}{pointer}[{index}] = {value}{extra}")
             return
+        if instr.op == "prefetch":
+            pointer, index = map(self.operand, instr.args)
+            self.lines.append(f"{indent}prefetch {pointer}[{index}]")
+            return
         results = ", ".join(f"{self.name(r)}: {r.type}" for r in instr.results)
         self.lines.append(f"{indent}{results} = {instr.op} {args}{extra}")
 

@@ -341,6 +341,13 @@ class KernelRenderer:
             )
         self.names[instr.results[0]] = name
 
+    def _prefetch(self, instr: Instr) -> None:
+        pointer, index = instr.args
+        address = self.address(pointer, index)  # type: ignore[arg-type]
+        name = "llvm.prefetch.p0"
+        self.module.declares.add(f"declare void @{name}(ptr, i32, i32, i32)")
+        self.add(f"call void @{name}(ptr {address}, i32 0, i32 3, i32 1)")
+
     def _pin(self, instr: Instr) -> None:
         pointer, index = instr.args
         address = self.address(pointer, index)  # type: ignore[arg-type]
