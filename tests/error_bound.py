@@ -25,7 +25,7 @@ from jitseq.ir.trace import trace
 from jitseq.ir.types import type_of
 from jitseq.passes.fusion_group import compute_of
 
-LIKELY = 10.0
+LIKELY = 6.0
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 STEP = 2.0**-26
 """Relative step of the differences from which slopes are taken, in float64."""

@@ -16,7 +16,7 @@ from jitseq.ir.variable import EPOCH, Variable
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.runtime.executable import Executable, pack_values
 from jitseq.runtime.fastcall import ArraySpec, FastCall, SignatureSpec
-from jitseq.runtime.packing import aligned_empty, evaluate_static, pack
+from jitseq.runtime.packing import aligned_empty, evaluate_static, pack_all
 from jitseq.runtime.threads import run_on_threads
 
 THREADING_FLOPS = 20_000_000
@@ -73,7 +73,7 @@ class Bound:
         manifest = self.code.manifest
         values = pack_values(self.fused, manifest)
         specs = [spec for _, spec in manifest.packs]
-        return [pack(known[v], spec) for v, spec in zip(values, specs, strict=True)]
+        return pack_all([(known[v], spec) for v, spec in zip(values, specs, strict=True)])
 
     # scratch memory
 

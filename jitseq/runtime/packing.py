@@ -6,7 +6,9 @@ Enters the arrays of static values and a `Pack`; leaves a contiguous array align
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import mmap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,31 @@ from jitseq.ir.graph import Graph, Value
 from jitseq.ir.op import get_op
 
 ALIGNMENT = 64
+HUGE_PAGE = 2 << 20
+HUGE_FROM = 1 << 20
 
 
 def aligned_empty(count: int, dtype: Any) -> np.ndarray:
-    """An uninitialised vector whose data starts at a multiple of 64 bytes."""
+    """An uninitialised vector whose data starts at a multiple of 64 bytes.
+
+    From 1 MB on it asks for huge pages, so that streaming through it does not wait
+    for address translation.
+    """
     dtype = np.dtype(dtype)
-    raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    size = count * dtype.itemsize
+    raw = _huge_pages(size) if size >= HUGE_FROM else np.empty(size + ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % ALIGNMENT
-    return raw[skip : skip + count * dtype.itemsize].view(dtype)
+    return raw[skip : skip + size].view(dtype)
+
+
+def _huge_pages(size: int) -> np.ndarray:
+    """Anonymous memory that starts on a huge page; freed with its last view."""
+    memory = mmap.mmap(-1, size + HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.uint8)
+    return raw[-raw.ctypes.data % HUGE_PAGE :]
 
 
 def evaluate_static(
@@ -37,12 +56,18 @@ def evaluate_static(
     return known
 
 
-def pack(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """Rearrange one parameter as `passes.lower.operands.Pack` describes."""
-    packed = PACKERS[spec["kind"]](array, spec)
-    result = aligned_empty(packed.size, packed.dtype)
-    result[:] = packed.reshape(-1)
-    return result
+def pack_all(items: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> list[np.ndarray]:
+    """Rearrange parameters as `passes.lower.operands.Pack` describes, in one block."""
+    packed = [PACKERS[spec["kind"]](array, spec).reshape(-1) for array, spec in items]
+    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in packed]
+    block = aligned_empty(max(sum(sizes), 1), np.uint8)
+    placed, start = [], 0
+    for array, size in zip(packed, sizes, strict=True):
+        place = block[start : start + array.nbytes].view(array.dtype)
+        place[:] = array
+        placed.append(place)
+        start += size
+    return placed
 
 
 def _raw(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
