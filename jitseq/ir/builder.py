@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jitseq.ir.graph import Graph, Node, Value
-from jitseq.ir.op import get_op
+from jitseq.ir.op import get_op, infer_type
 from jitseq.ir.types import TensorType
 from jitseq.ir.variable import Variable
 
@@ -61,7 +61,7 @@ class Builder:
     def emit(self, op: str, inputs: Iterable[Value], **attrs: Any) -> Value:
         """Append a node with one output and return it."""
         inputs = tuple(inputs)
-        type = get_op(op).infer(*(value.type for value in inputs), **attrs)
+        type = infer_type(get_op(op), (value.type for value in inputs), attrs)
         node = Node(op, inputs, attrs, (Value(type),), self.path)
         self.nodes.append(node)
         return node.output
@@ -71,7 +71,9 @@ class Builder:
         return self._scopes[-1] if self._scopes else ""
 
     @contextmanager
-    def layer(self, path: str, variables: Iterable[tuple[str, Variable]]) -> Iterator[None]:
+    def layer(
+        self, path: str, variables: Iterable[tuple[str, Variable]]
+    ) -> Iterator[None]:
         """Attribute the nodes emitted inside to ``path``, and name its variables."""
         for name, variable in variables:
             self._names.setdefault(id(variable), f"{path}.{name}" if path else name)

@@ -28,7 +28,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Tap:
-    """One position of a kernel: input offset ``(dy, dx)``, weight index ``(ky, kx)``."""
+    """A position of a kernel: input offset ``(dy, dx)``, weight index ``(ky, kx)``."""
 
     dy: int
     dx: int
@@ -91,7 +91,7 @@ class AxisWindows:
             return None
         stride = self.start[1] - self.start[0] if len(self.start) > 1 else self.count[0]
         even = all(s == stride * i for i, s in enumerate(self.start))
-        return (self.count[0], stride) if even else None
+        return (self.count[0], stride) if even and stride else None
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,4 @@ class Reduction:
 class Movement:
     """``kind`` with the op's own attributes; see `passes/lower/movement.py`."""
 
-    kind: Literal[
-        "reshape", "permute", "concat", "pad", "slice", "broadcast", "copy"
-    ]
+    kind: Literal["reshape", "permute", "concat", "pad", "slice", "broadcast", "copy"]

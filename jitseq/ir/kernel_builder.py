@@ -7,6 +7,7 @@ pointwise expression (`jitseq.ir.scalar`) becomes instructions on vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jitseq.ir.program import (
@@ -195,6 +196,21 @@ class KernelBuilder:
             return ()
 
         self.fold(name, start, stop, step, (), without_registers)
+
+    def nest(
+        self,
+        names: Sequence[str],
+        stops: Sequence[Index],
+        body: Callable[..., None],
+    ) -> None:
+        """Loops inside each other, each from 0; ``body`` takes all indices."""
+        if not names:
+            body()
+            return
+        self.loop(
+            names[0], 0, stops[0], 1,
+            lambda i: self.nest(names[1:], stops[1:], partial(body, i)),
+        )  # fmt: skip
 
 
 class Vector:

@@ -6,13 +6,14 @@ how the op computes, and its examples are read from there by every other layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from jitseq.errors import UnsupportedError
+from jitseq.errors import ShapeError, UnsupportedError
 from jitseq.ir.types import TensorType
 
 Infer = Callable[..., TensorType]
@@ -62,10 +63,36 @@ def register(op: Op) -> Op:
 
 
 def get_op(name: str) -> Op:
-    """The record of ``name``; the families are imported on first use."""
-    if not REGISTRY:
+    """The record of ``name``; the families are imported on first use.
+
+    A thread that asks while another imports them waits for the import to end.
+    """
+    if name not in REGISTRY:
         import jitseq.ir.ops  # noqa: F401  (registers every family)
     try:
         return REGISTRY[name]
     except KeyError:
         raise UnsupportedError(f"there is no op named {name!r}") from None
+
+
+ADDRESSABLE = 1 << 47
+"""Bytes of memory that a process can address."""
+
+
+def infer_type(
+    op: Op, types: Iterable[TensorType], attrs: Mapping[str, Any]
+) -> TensorType:
+    """The type of the op's output.
+
+    Raises:
+        ShapeError: the operands do not fit, or no machine could hold the output.
+    """
+    type = op.infer(*types, **attrs)
+    size = math.prod(type.inner_shape) * np.dtype(type.dtype).itemsize
+    if size >= ADDRESSABLE:
+        raise ShapeError(
+            f"{op.name}: the output is too large",
+            facts={"output": type, "bytes": size},
+            hint="check kernel sizes, paddings, strides and target shapes",
+        )
+    return type

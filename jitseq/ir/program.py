@@ -16,7 +16,7 @@ and tiles are numbers here; the only run-time quantity is the image count.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ELEMENT_BYTES = {"f32": 4, "f64": 8, "i64": 8, "u8": 1}
 
@@ -69,7 +69,9 @@ class Affine:
     def __mul__(self, factor: int) -> Affine:
         if factor == 0:
             return Affine()
-        return Affine(tuple((r, c * factor) for r, c in self.terms), self.const * factor)
+        return Affine(
+            tuple((r, c * factor) for r, c in self.terms), self.const * factor
+        )
 
     __rmul__ = __mul__
 
@@ -116,7 +118,7 @@ class Instr:
     __slots__ = ("args", "extra", "op", "results")
 
     def __init__(
-        self, op: str, results: tuple[Reg, ...], args: tuple[object, ...], extra: object
+        self, op: str, results: tuple[Reg, ...], args: tuple[Any, ...], extra: Any
     ) -> None:
         self.op = op
         self.results = results

@@ -30,7 +30,8 @@ class _Printer:
 
     def affine(self, value: Affine) -> str:
         parts = [
-            self.name(reg) if c == 1 else f"{c}*{self.name(reg)}" for reg, c in value.terms
+            self.name(reg) if c == 1 else f"{c}*{self.name(reg)}"
+            for reg, c in value.terms
         ]
         if value.const or not parts:
             parts.append(str(value.const))
@@ -64,7 +65,9 @@ class _Printer:
         entering = ", ".join(map(self.name, loop.entering))
         carried = ", ".join(map(self.name, loop.carried))
         carry = f" carry ({carried}) = ({entering})" if carried else ""
-        self.lines.append(f"{indent}for {self.name(loop.var)} in range({bounds}){carry}:")
+        self.lines.append(
+            f"{indent}for {self.name(loop.var)} in range({bounds}){carry}:"
+        )
         self.body(loop.body, indent + "  ")
         if carried:
             yielded = ", ".join(map(self.name, loop.yielded))
@@ -77,9 +80,7 @@ def kernel_text(kernel: Kernel) -> str:
     """The kernel without its name."""
     printer = _Printer(kernel)
     printer.body(kernel.body, "  ")
-    buffers = ", ".join(
-        f"{printer.names[b]}: {b.element}" for b in kernel.buffers
-    )
+    buffers = ", ".join(f"{printer.names[b]}: {b.element}" for b in kernel.buffers)
     return "\n".join([f"({buffers}; images):", *printer.lines])
 
 

@@ -7,6 +7,7 @@ soon as one input is a tracer it appends a node to the active builder.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from jitseq.errors import DtypeError, TraceError, UnsupportedError
 from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Value
-from jitseq.ir.op import get_op
+from jitseq.ir.op import get_op, infer_type
 from jitseq.ir.types import type_of
 from jitseq.ir.variable import Variable
 
@@ -44,7 +45,7 @@ def apply(op: str, *inputs: Any, **attrs: Any) -> Any:
         return _trace(op, inputs, attrs)
     record = get_op(op)
     arrays = _promote([as_array(x) if not _is_scalar(x) else x for x in inputs])
-    record.infer(*map(type_of, arrays), **attrs)
+    infer_type(record, map(type_of, arrays), attrs)
     return record.reference(*arrays, **attrs)
 
 
@@ -133,7 +134,18 @@ class Tracer:
             "of the compiled function",
         )
 
-    __bool__ = __int__ = __float__ = __index__ = __iter__ = __len__ = _unknown
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a traced value without dimensions")
+        return operator.index(self.shape[0])  # asks for a fixed batch size
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        raise UnsupportedError(
+            "indexing a traced value",
+            hint="index the arrays outside of the compiled function",
+        )
+
+    __bool__ = __int__ = __float__ = __index__ = __iter__ = _unknown
     __array__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _unknown  # type: ignore[assignment]
 
     def __array_ufunc__(

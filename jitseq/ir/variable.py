@@ -7,6 +7,7 @@ the epoch once a call, and looks at versions only after it moved.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,22 @@ STRUCTURE = np.zeros(1, dtype=np.int64)
 """Counts changes of flags, attributes and structure only: those ask for a new trace."""
 
 
+_values = itertools.count(1)
+"""No value is given out twice, even to threads that change things at once."""
+
+
 def advance_epoch() -> None:
-    """A module changed: compiled programs check it at their next call."""
-    EPOCH[0] += 1
-    STRUCTURE[0] += 1
+    """A module changed: compiled programs check it at their next call.
+
+    The epoch moves last, so that whoever sees it sees the structure too.
+    """
+    STRUCTURE[0] = next(_values)
+    EPOCH[0] = next(_values)
+
+
+def ask_again() -> None:
+    """Nothing changed in a model, but programs must not take their fast path once."""
+    EPOCH[0] = next(_values)
 
 
 class Variable:
@@ -94,9 +107,10 @@ class Variable:
 
     def cast(self, dtype: Any) -> None:
         """Convert in place to another dtype."""
-        self._array = np.ascontiguousarray(self._array.astype(dtype))
-        self.mark_changed()
+        self._array = np.array(self._array, dtype, order="C")
+        self.version += 1
+        advance_epoch()
 
     def mark_changed(self) -> None:
         self.version += 1
-        EPOCH[0] += 1
+        EPOCH[0] = next(_values)

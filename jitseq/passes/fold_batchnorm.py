@@ -57,9 +57,16 @@ def fold_batchnorm(graph: Graph) -> Graph:
         if producer is None or producer.op not in OUTPUT_AXIS:
             continue
         alone = len(readers[producer.output]) == 1
-        fixed = all(value in params for value in (*producer.inputs[1:], *node.inputs[1:]))
+        fixed = all(
+            value in params for value in (*producer.inputs[1:], *node.inputs[1:])
+        )
         channels_are_axis_1 = producer.op != "linear" or node.output.type.ndim == 2
-        if alone and fixed and channels_are_axis_1 and producer.output not in graph.outputs:
+        if (
+            alone
+            and fixed
+            and channels_are_axis_1
+            and producer.output not in graph.outputs
+        ):
             folded[producer.output] = node
     dropped = set(folded.values())
     for node in graph.nodes:

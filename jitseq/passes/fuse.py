@@ -63,7 +63,9 @@ class _Fuser:
             self.refusals.append(Refusal(_label(producer), _label(node), reason))
         if joined is None:
             pointwise = isinstance(compute_of(node), Pointwise)
-            self.groups[node.output] = Group(None, (node,)) if pointwise else Group(node)
+            self.groups[node.output] = (
+                Group(None, (node,)) if pointwise else Group(node)
+            )
             return
         del self.groups[joined.output]
         pointwise = isinstance(compute_of(node), Pointwise)
@@ -101,7 +103,9 @@ def _pool_reason(group: Group, anchor: object, window: Window) -> str | None:
     if not isinstance(anchor, Contraction):
         return "pooling joins convolutions only"
     if is_depthwise(anchor):
-        return "a depthwise convolution is bound by memory: pooling would not speed it up"
+        return (
+            "a depthwise convolution is bound by memory: pooling would not speed it up"
+        )
     if group.pool is not None:
         return "the kernel already ends in a pooling window"
     if len(anchor.phases) > 1:

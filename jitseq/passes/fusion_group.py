@@ -135,4 +135,6 @@ class FusedGraph:
 
 def is_depthwise(record: Contraction) -> bool:
     """One input and one output channel a group: vectors run along the groups."""
-    return record.groups > 1 and record.groups == record.in_channels == record.out_channels
+    return (
+        record.groups > 1 and record.groups == record.in_channels == record.out_channels
+    )

@@ -25,7 +25,7 @@ from jitseq.ir.layout import (
 )
 from jitseq.ir.types import TensorType
 from jitseq.passes.fusion_group import FusedGraph, Group, compute_of, is_depthwise
-from jitseq.passes.lower.contraction import static_phase
+from jitseq.passes.lower.problem import static_phase
 
 Halo = tuple[int, int, int, int]
 NO_HALO: Halo = (0, 0, 0, 0)
@@ -163,7 +163,10 @@ class _LayoutPass:
     ) -> Callable[[Value], Value]:
         """What a pointwise chain needs of an operand that is not its anchor."""
         if group.anchor is not None:
-            if _is_image(value.type) and value.type.shape[1:] == group.output.type.shape[1:]:
+            if (
+                _is_image(value.type)
+                and value.type.shape[1:] == group.output.type.shape[1:]
+            ):
                 return lambda value: self._image(value, NO_HALO, any_order=False)
             return self._simple_copy
         if first is None or value.type.shape != first.type.shape:
@@ -191,7 +194,9 @@ class _LayoutPass:
         if _simple(layout) and good_order and _covers(layout.halo, halo):
             return value
         halo = tuple(map(max, halo, self.halos.get(value, NO_HALO)))  # type: ignore[assignment]
-        is_planar = _simple(layout) and layout.stride(3) == 1 and value.type.shape[1] != 1
+        is_planar = (
+            _simple(layout) and layout.stride(3) == 1 and value.type.shape[1] != 1
+        )
         if any_order and is_planar:
             return self._copy(value, "planar", halo, planar(value.type, halo))
         return self._copy(value, "channels_last", halo, channels_last(value.type, halo))
@@ -214,9 +219,9 @@ class _LayoutPass:
         halo = self.halos.get(value, NO_HALO)
         record = compute_of(group.anchor) if group.anchor else None
         returned = value in self.graph.outputs
-        if isinstance(record, Contraction | Window) and _is_image(value.type):
-            if isinstance(record, Window) or record.weight_axes != "oi":
-                return self._image_or_result(value, halo, returned)
+        rows = isinstance(record, Contraction) and record.weight_axes == "oi"
+        if isinstance(record, Contraction | Window) and not rows:
+            return self._image_or_result(value, halo, returned)
         if isinstance(record, Contraction):
             return row_major(value.type) if returned else _padded(row_major(value.type))
         return self._like_inputs(group, halo, returned)
@@ -306,7 +311,9 @@ def _dense_like(layout: Layout) -> Layout:
     ]
     order = sorted(
         flat,
-        key=lambda item: layout.dims[item[0]][item[1]][1] if item[2] is not None else 1 << 62,
+        key=lambda item: (
+            layout.dims[item[0]][item[1]][1] if item[2] is not None else 1 << 62
+        ),
     )
     strides: dict[tuple[int, int], int] = {}
     step = 1
@@ -317,7 +324,9 @@ def _dense_like(layout: Layout) -> Layout:
         tuple((extent, strides[(d, k)]) for k, (extent, _) in enumerate(factors))
         for d, factors in enumerate(layout.dims)
     )
-    return Layout(tuple(coalesce(dim) if len(dim) > 1 else dim for dim in dims), 0, step)
+    return Layout(
+        tuple(coalesce(dim) if len(dim) > 1 else dim for dim in dims), 0, step
+    )
 
 
 def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:

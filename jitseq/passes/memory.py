@@ -174,7 +174,9 @@ class _Planner:
             # vectors of the last pixel may reach past its end
             size = images * self._bytes(value) + ALIGNMENT
             values.append(value)
-            lives.append(Life(-(-size // ALIGNMENT) * ALIGNMENT, touches[0], touches[-1]))
+            lives.append(
+                Life(-(-size // ALIGNMENT) * ALIGNMENT, touches[0], touches[-1])
+            )
         offsets, total = assign_offsets(lives, self.reuse)
         self.arena.update(zip(values, offsets, strict=True))
         return total
@@ -186,7 +188,9 @@ class _Planner:
             self.unique[text] = len(self.functions)
             name = f"k{len(self.functions)}_{lowered.kernel.name}"
             kernel = lowered.kernel
-            self.functions.append(Kernel(name, kernel.buffers, kernel.count, kernel.body))
+            self.functions.append(
+                Kernel(name, kernel.buffers, kernel.count, kernel.body)
+            )
         arguments = tuple(self._argument(source) for source in lowered.sources)
         return Call(self.unique[text], arguments)
 
@@ -201,5 +205,3 @@ class _Planner:
 
     def _image_stride(self, layout: Layout, value: Value) -> int:
         return self._bytes(value) if value.type.has_batch else 0
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jitseq.config import logs
 from jitseq.ir.graph import Graph
@@ -17,13 +18,14 @@ from jitseq.ir.verify import verify
 from jitseq.passes.fold_batchnorm import decompose_batchnorm, fold_batchnorm
 from jitseq.passes.fuse import fuse
 from jitseq.passes.fusion_group import FusedGraph
-from jitseq.passes.layout import LaidOut, lay_out
-from jitseq.passes.lower.group import lower_group
-from jitseq.passes.lower.operands import Lowered
-from jitseq.passes.memory import Planned, plan_memory
-from jitseq.passes.segment import Stretch, segments
 from jitseq.passes.simplify import drop_dead, simplify
 from jitseq.passes.static_values import static_values
+
+if TYPE_CHECKING:
+    from jitseq.passes.layout import LaidOut
+    from jitseq.passes.lower.operands import Lowered
+    from jitseq.passes.memory import Planned
+    from jitseq.passes.segment import Stretch
 
 GraphPass = Callable[[Graph], Graph]
 
@@ -67,11 +69,18 @@ class Scheduled:
 def schedule(
     fused: FusedGraph, target: Target, disabled: frozenset[str] = frozenset()
 ) -> Scheduled:
-    """Layout, kernels, segments and memory for one target."""
+    """Layout, kernels, segments and memory for one target.
+
+    These passes are imported here: a program that the disk cache has needs none.
+    """
+    from jitseq.passes.layout import lay_out
+    from jitseq.passes.lower.group import lower_group
+    from jitseq.passes.memory import plan_memory
+    from jitseq.passes.segment import segments
+
     laid = lay_out(fused)
     kernels = tuple(
-        lower_group(group, laid, fused.static, target)  # type: ignore[arg-type]
-        for group in laid.groups
+        lower_group(group, laid, fused.static, target) for group in laid.groups
     )
     batched = any(value.type.has_batch for value in fused.graph.inputs)
     stretches = segments(kernels, target, "segment" not in disabled and batched)

@@ -52,7 +52,11 @@ class _Sweep:
 
     def add(self, node: Node) -> None:
         """Keep ``node`` unless an equal one came before."""
-        key = (node.op, node.inputs, tuple(sorted((k, attr_text(v)) for k, v in node.attrs.items())))
+        key = (
+            node.op,
+            node.inputs,
+            tuple(sorted((k, attr_text(v)) for k, v in node.attrs.items())),
+        )
         if key in self.seen:
             self.replaced[node.output] = self.seen[key]
             return
@@ -103,10 +107,16 @@ def _reshape_of_reshape(sweep: _Sweep, node: Node) -> bool:
 
 def _reshape_behind_pointwise(sweep: _Sweep, node: Node) -> bool:
     """f(reshape(x)) = reshape(f(x)) for unary pointwise f: reshapes then cancel."""
-    if len(node.inputs) != 1 or not callable(getattr(get_op(node.op).compute, "expr", None)):
+    if len(node.inputs) != 1 or not callable(
+        getattr(get_op(node.op).compute, "expr", None)
+    ):
         return False
     producer = sweep.made.get(node.inputs[0])
-    if producer is None or producer.op != "reshape" or not sweep.only_reader(node.inputs[0]):
+    if (
+        producer is None
+        or producer.op != "reshape"
+        or not sweep.only_reader(node.inputs[0])
+    ):
         return False
     (source,) = producer.inputs
     if source.type.ndim <= node.output.type.ndim:
@@ -130,7 +140,9 @@ def _monotone_behind_max_pool(sweep: _Sweep, node: Node) -> bool:
         return False
     if not sweep.only_reader(node.inputs[0]):
         return False
-    pooled = Node(node.op, producer.inputs, node.attrs, (Value(node.output.type),), node.path)
+    pooled = Node(
+        node.op, producer.inputs, node.attrs, (Value(node.output.type),), node.path
+    )
     sweep.add(pooled)
     made = sweep.now(pooled.output)
     sweep.add(Node(producer.op, (made,), producer.attrs, node.outputs, producer.path))

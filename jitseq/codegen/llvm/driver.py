@@ -45,7 +45,12 @@ def _segment(
         "entry:",
     ]
     slots = sorted(
-        {a.slot for call in segment.calls for a in call.arguments if a.space == "context"}
+        {
+            a.slot
+            for call in segment.calls
+            for a in call.arguments
+            if a.space == "context"
+        }
     )
     if timer:
         slots.append(timer[0])
@@ -103,7 +108,8 @@ def _timed(invoke: str, number: int, slot: int, entry: int) -> list[str]:
 
 
 def _drain(index: int) -> str:
-    return f"""define void @jitseq_segment_{index}(ptr %ctx, ptr %arena, ptr %counter, i64 %n, i64 %grain) #0 {{
+    arguments = "ptr %ctx, ptr %arena, ptr %counter, i64 %n, i64 %grain"
+    return f"""define void @jitseq_segment_{index}({arguments}) #0 {{
 entry:
   br label %draw
 draw:

@@ -14,8 +14,9 @@ from jitseq.ir.graph import Value
 from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.contraction import clear_halo, image_count
+from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Epilogue, Operands, Pack, Position, fetch
+from jitseq.passes.lower.problem import image_count
 
 
 def lower_depthwise(
@@ -78,8 +79,13 @@ class _Depthwise:
             rows, columns = option
             tiles = -(-height // rows) * -(-width // columns)
             # input pixels that a tile loads, beside its products
-            loads = (rows * self.phase.stride[0] + 2) * (columns * self.phase.stride[1] + 2)
-            return (tiles * (loads + rows * columns * len(self.phase.taps)), -rows * columns)
+            loads = (rows * self.phase.stride[0] + 2) * (
+                columns * self.phase.stride[1] + 2
+            )
+            return (
+                tiles * (loads + rows * columns * len(self.phase.taps)),
+                -rows * columns,
+            )
 
         return min(options, key=waste)
 
@@ -89,7 +95,9 @@ class _Depthwise:
 
     def _image(self, n: Affine) -> None:
         whole = self.channels // self.lanes * self.lanes
-        self.b.loop("c", 0, whole, self.lanes, lambda c: self._channel_vector(n, c, None))
+        self.b.loop(
+            "c", 0, whole, self.lanes, lambda c: self._channel_vector(n, c, None)
+        )
         if self.channels > whole:
             self._channel_vector(n, affine(whole), self.channels - whole)
 

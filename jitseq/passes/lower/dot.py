@@ -12,8 +12,8 @@ from jitseq.ir.graph import Value
 from jitseq.ir.program import Affine, Buffer, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.contraction import Problem, static_phase
 from jitseq.passes.lower.operands import Epilogue, Operands, Pack, Position, fetch
+from jitseq.passes.lower.problem import Problem, static_phase
 
 MOST_OUTPUTS = 3
 UNROLLED_CHUNKS = 4
@@ -24,7 +24,9 @@ def suits_dot(problem: Problem, group: Group, lanes: int) -> bool:
     if group.pool is not None or problem.groups > 1 or len(problem.reduce) > 1:
         return False
     extent, stride = problem.reduce[0]
-    few = bool(problem.phase.taps) and problem.group_outputs <= min(MOST_OUTPUTS, lanes // 4)
+    few = bool(problem.phase.taps) and problem.group_outputs <= min(
+        MOST_OUTPUTS, lanes // 4
+    )
     in_bounds = not static_phase(problem.phase, problem.size)
     return few and stride == 1 and extent >= lanes and in_bounds
 
@@ -64,13 +66,7 @@ class DotEmitter:
 
     def emit(self) -> None:
         rows, columns = self.p.phase.count
-        self.b.loop(
-            "n", 0, self.p.images, 1,
-            lambda n: self.b.loop(
-                "y", 0, rows, 1,
-                lambda y: self.b.loop("x", 0, columns, 1, lambda x: self._outputs(n, y, x)),
-            ),
-        )  # fmt: skip
+        self.b.nest(("n", "y", "x"), (self.p.images, rows, columns), self._outputs)
 
     def _outputs(self, n: Affine, y: Affine, x: Affine) -> None:
         source = self.p.source
@@ -85,20 +81,26 @@ class DotEmitter:
         for o in outputs:
             total = self.b.reduce("add", sums[o])
             if self.bias:
-                total = self.b.binary("add", total, self.b.load(self.bias, o, self.scalar))
+                total = self.b.binary(
+                    "add", total, self.b.load(self.bias, o, self.scalar)
+                )
             self._store(n, y, x, o, total)
 
     def _channels(self, at: Affine, tap: int, sums: tuple[Reg, ...]) -> tuple[Reg, ...]:
         row = len(self.p.phase.taps) * self.padded
         whole = self.extent // self.lanes * self.lanes
 
-        def body(i: Affine, sums: tuple[Reg, ...], valid: int | None = None) -> tuple[Reg, ...]:
+        def body(
+            i: Affine, sums: tuple[Reg, ...], valid: int | None = None
+        ) -> tuple[Reg, ...]:
             a = self.b.load(self.source, at + i, self.type, valid)
             weights = [
                 self.b.load(self.weights, i + (tap + o * row), self.type)
                 for o in range(len(sums))
             ]
-            return tuple(self.b.fma(a, w, s) for w, s in zip(weights, sums, strict=True))
+            return tuple(
+                self.b.fma(a, w, s) for w, s in zip(weights, sums, strict=True)
+            )
 
         sums = self._wide(whole, sums, body)
         if self.extent > whole:

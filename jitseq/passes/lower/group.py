@@ -11,16 +11,13 @@ from jitseq.ir.program import ELEMENT_BYTES
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group, compute_of, is_depthwise
 from jitseq.passes.layout import LaidOut
-from jitseq.passes.lower.contraction import (
-    ContractionEmitter,
-    clear_halo,
-    problems,
-    rows_merge,
-)
+from jitseq.passes.lower.contraction import ContractionEmitter
 from jitseq.passes.lower.depthwise import lower_depthwise
 from jitseq.passes.lower.dot import DotEmitter, suits_dot
+from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import ELEMENTS, Lowered, Operands
 from jitseq.passes.lower.pointwise import lower_movement, lower_pointwise
+from jitseq.passes.lower.problem import problems, rows_merge
 from jitseq.passes.lower.reduction import lower_reduction
 from jitseq.passes.lower.window import lower_window
 
@@ -48,7 +45,9 @@ def lower_group(
     name = re.sub(r"\W", "_", "_".join(group.ops))[:60]
     kernel = builder.finish(name)
     moved, params = _bytes(group, operands, laid)
-    return Lowered(kernel, tuple(operands.sources), _flops(group, record), moved, params)
+    return Lowered(
+        kernel, tuple(operands.sources), _flops(group, record), moved, params
+    )
 
 
 def lower_contraction(

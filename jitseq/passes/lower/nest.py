@@ -98,7 +98,9 @@ def _refine_dim(builder: KernelBuilder, dims: Sequence[Factors]) -> list[Axis]:
 Body = Callable[[list[Affine], Type, int | None, tuple[int, ...]], None]
 
 
-def emit_nest(builder: KernelBuilder, views: Sequence[View], lanes: int, body: Body) -> None:
+def emit_nest(
+    builder: KernelBuilder, views: Sequence[View], lanes: int, body: Body
+) -> None:
     """Run ``body(offsets, type, valid, lane strides)`` over all elements.
 
     ``offsets`` are the views' element indices of lane 0.
@@ -122,7 +124,11 @@ def _loops(
 
     if len(axes) > 1:
         builder.loop(
-            "i", 0, axis.extent, 1, lambda i: _loops(builder, axes[1:], moved(i), type, body)
+            "i",
+            0,
+            axis.extent,
+            1,
+            lambda i: _loops(builder, axes[1:], moved(i), type, body),
         )
         return
     scalar = Type(type.element)
@@ -137,7 +143,11 @@ def _loops(
     )
     if axis.fixed is None:
         builder.loop(
-            "i", whole, axis.extent, 1, lambda i: body(moved(i), scalar, None, axis.strides)
+            "i",
+            whole,
+            axis.extent,
+            1,
+            lambda i: body(moved(i), scalar, None, axis.strides),
         )
     elif axis.fixed % type.lanes:
         rest = axis.fixed % type.lanes
@@ -176,24 +186,28 @@ def _transposed(
     """Blocks of ``lanes × lanes``; the last block overlaps its neighbour."""
     if outer:
         axis = outer[0]
-        builder.loop(
-            "i", 0, axis.extent, 1,
-            lambda i: _transposed(
-                builder, outer[1:], crossing,
-                [a + i * s for a, s in zip(at, axis.strides, strict=True)], views, lanes,
-            ),
-        )  # fmt: skip
+
+        def inside(i: Affine) -> None:
+            moved = [a + i * s for a, s in zip(at, axis.strides, strict=True)]
+            _transposed(builder, outer[1:], crossing, moved, views, lanes)
+
+        builder.loop("i", 0, axis.extent, 1, inside)
         return
     inner, along = crossing
     rows, columns = inner.fixed or 1, along.fixed or 1
     type = Type(views[0].buffer.element, lanes)
 
     def block(i: Affine, j: Affine) -> None:
-        i, j = _overlapping(builder, i, rows, lanes), _overlapping(builder, j, columns, lanes)
+        i, j = (
+            _overlapping(builder, i, rows, lanes),
+            _overlapping(builder, j, columns, lanes),
+        )
         start = at[1] + i * inner.strides[1] + j
         zero = builder.const(0.0, type)
         loaded: list[Reg] = [
-            builder.load(views[1].buffer, start + k * inner.strides[1], type, min(columns, lanes))
+            builder.load(
+                views[1].buffer, start + k * inner.strides[1], type, min(columns, lanes)
+            )
             if k < rows
             else zero
             for k in range(lanes)
@@ -210,7 +224,9 @@ def _transposed(
     )  # fmt: skip
 
 
-def _overlapping(builder: KernelBuilder, index: Affine, extent: int, lanes: int) -> Affine:
+def _overlapping(
+    builder: KernelBuilder, index: Affine, extent: int, lanes: int
+) -> Affine:
     if extent <= lanes:
         return affine(0)
     if extent % lanes == 0:

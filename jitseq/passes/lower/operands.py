@@ -15,7 +15,6 @@ from jitseq.ir.kernel_builder import KernelBuilder, Vector, VectorScalars
 from jitseq.ir.layout import Layout
 from jitseq.ir.op import get_op
 from jitseq.ir.program import Affine, Buffer, Kernel, Reg, Type, affine
-from jitseq.ir.types import same_dim
 
 ELEMENTS = {"float32": "f32", "float64": "f64"}
 
@@ -109,12 +108,12 @@ def fetch(
     for dim, factors in enumerate(layout.dims):
         extent, stride = factors[0]
         out_dim = dim + shift
-        if extent == 1 and not same_dim(value.type.shape[dim], shape[out_dim]):
+        if extent == 1:
             continue
         assert len(factors) == 1, "operands of a fused chain have simple layouts"
         index = index + at.index[out_dim] * stride
         if out_dim == at.vector_dim:
-            lane_stride = stride if extent != 1 else 0
+            lane_stride = stride
     buffer = operands.read(value)
     builder = operands.builder
     if lane_stride == 1:
@@ -172,55 +171,3 @@ class Lowered:
     moved_bytes: int
     param_bytes: int
     notes: tuple[str, ...] = ()
-
-
-def zero_halo(
-    builder: KernelBuilder, buffer: Buffer, layout: Layout, image: Affine, lanes: int
-) -> None:
-    """Write the zeros around one image; rows' ends and next rows' starts are joined."""
-    top, bottom, left, right = layout.halo
-    if not any(layout.halo):
-        return
-    (_, image_stride), (channels, c_stride), (height, y_stride), (width, x_stride) = (
-        factors[0] for factors in layout.dims
-    )
-    assert channels is not None and height is not None and width is not None
-    row = y_stride
-    planes, step = (1, 0) if c_stride == 1 else (channels, c_stride)
-    origin = layout.offset - top * y_stride - left * x_stride
-    ends = [
-        (0, top * row + left * x_stride),
-        ((top + height) * row - right * x_stride, bottom * row + right * x_stride),
-    ]
-
-    def plane(index: Affine) -> None:
-        base = image * image_stride + index * step + origin
-        for start, count in ends:
-            _zeros(builder, buffer, base + start, count, lanes)
-        between = (left + right) * x_stride
-        if height > 1 and between:
-            first = (top + 1) * row - right * x_stride
-            builder.loop(
-                "row", 0, height - 1, 1,
-                lambda y: _zeros(builder, buffer, base + y * row + first, between, lanes),
-            )  # fmt: skip
-
-    builder.loop("plane", 0, planes, 1, plane)
-
-
-def _zeros(
-    builder: KernelBuilder, buffer: Buffer, start: Affine, count: int, lanes: int
-) -> None:
-    if count == 0:
-        return
-    zero = builder.const(0.0, Type(buffer.element, lanes))
-    whole = count // lanes * lanes
-    if whole > 8 * lanes:
-        builder.loop(
-            "i", 0, whole, lanes, lambda i: builder.store(buffer, start + i, zero)
-        )
-    else:
-        for i in range(0, whole, lanes):
-            builder.store(buffer, start + i, zero)
-    if count > whole:
-        builder.store(buffer, start + whole, zero, count - whole)

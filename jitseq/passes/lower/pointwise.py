@@ -8,7 +8,7 @@ from jitseq.ir.graph import Node, Value
 from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.contraction import clear_halo
+from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.nest import (
     View,
     broadcast_view,
@@ -158,7 +158,11 @@ def _mirrored(node: Node, whole: View, operands: Operands, lanes: int) -> None:
         def body(i: Affine) -> None:
             before = out_at[0]
             out_at[0] = before + i * out_stride
-            nest(position + 1, out, source + builder.table(tables[dim], i) * layout.stride(dim))
+            nest(
+                position + 1,
+                out,
+                source + builder.table(tables[dim], i) * layout.stride(dim),
+            )
             out_at[0] = before
 
         builder.loop("i", 0, extent, 1, body)

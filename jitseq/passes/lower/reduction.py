@@ -14,8 +14,9 @@ from jitseq.ir.layout import Layout
 from jitseq.ir.program import Affine, Buffer, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.contraction import clear_halo, image_count
+from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Operands
+from jitseq.passes.lower.problem import image_count
 
 Chunk = tuple[Affine, int | None]
 Combine = Callable[[Reg, Reg], Reg]
@@ -89,28 +90,15 @@ class _Rows:
             lanes = self.lanes if self.along_reduction else 1
             self._row(at, out, Type(self.source.element, lanes), None)
             return
-        for start, valid, body in self._lane_chunks(self.vector_dim):
-            type = Type(self.source.element, self.lanes)
-            body(lambda i, v=valid, t=type: self._row(at + i, out + i, t, v), start)
-
-    def _lane_chunks(
-        self, dim: int
-    ) -> list[tuple[int, int | None, Callable[[Callable[[Affine], None], int], None]]]:
-        """Whole vectors in a loop, then the masked rest."""
-        extent = self.layout.dims[dim][0][0] or 1
+        type = Type(self.source.element, self.lanes)
+        extent = self.layout.dims[self.vector_dim][0][0] or 1
         whole = extent // self.lanes * self.lanes
-
-        def looped(body: Callable[[Affine], None], start: int) -> None:
-            self.b.loop("c", 0, whole, self.lanes, body)
-
-        def once(body: Callable[[Affine], None], start: int) -> None:
-            body(affine(start))
-
-        chunks: list[tuple[int, int | None, Callable[[Callable[[Affine], None], int], None]]]
-        chunks = [(0, None, looped)]
+        self.b.loop(
+            "c", 0, whole, self.lanes,
+            lambda i: self._row(at + i, out + i, type, None),
+        )  # fmt: skip
         if extent > whole:
-            chunks.append((whole, extent - whole, once))
-        return chunks
+            self._row(at + whole, out + whole, type, extent - whole)
 
     # one row, or one row a lane
 
@@ -147,13 +135,17 @@ class _Rows:
     ) -> Reg:
         """Combine a row's elements, lanes apart; ``start`` is the neutral element."""
 
-        def visit(place: Affine, inside: int | None, sums: tuple[Reg, ...]) -> tuple[Reg, ...]:
+        def visit(
+            place: Affine, inside: int | None, sums: tuple[Reg, ...]
+        ) -> tuple[Reg, ...]:
             value = self.b.load(self.source, place, type, inside if inside else valid)
             if inside:
                 value = self.b.first_lanes(value, start, inside)
             return (combine(sums[0], value),)
 
-        (total,) = self._visit(at, affine(0), type, (start,), lambda a, o, v, s: visit(a, v, s))
+        (total,) = self._visit(
+            at, affine(0), type, (start,), lambda a, o, v, s: visit(a, v, s)
+        )
         return total
 
     def _visit(
@@ -165,7 +157,7 @@ class _Rows:
         body: Callable[[Affine, Affine, int | None, tuple[Reg, ...]], tuple[Reg, ...]],
         dims: Sequence[int] | None = None,
     ) -> tuple[Reg, ...]:
-        """Loop over a row's elements (or vectors): ``body(at, out, valid, carried)``."""
+        """Loop over a row's elements or vectors: ``body(at, out, valid, regs)``."""
         dims = self.reduced if dims is None else dims
         ordered = [d for d in dims if d != self.vector_dim]
         ordered += [d for d in dims if d == self.vector_dim]
@@ -187,14 +179,18 @@ class _Rows:
             lambda i, regs: body(at + i, out + i * out_stride, None, regs),
         )  # fmt: skip
         if extent > whole:
-            carried = body(at + whole, out + whole * out_stride, extent - whole, carried)
+            carried = body(
+                at + whole, out + whole * out_stride, extent - whole, carried
+            )
         return carried
 
     def _softmax(self, at: Affine, out: Affine, type: Type, valid: int | None) -> None:
         """Subtract the row's maximum, exponentiate and sum, then scale."""
         m = VectorScalars(self.b, type)
         lowest = self.b.const(float("-inf"), type)
-        largest = self._across(self._fold(at, type, valid, lowest, self._maximum), "maximum")
+        largest = self._across(
+            self._fold(at, type, valid, lowest, self._maximum), "maximum"
+        )
         peak = Vector(m, self.b.splat(largest, type))
         logarithmic = self.record.kind == "log_softmax"
 

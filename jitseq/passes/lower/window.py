@@ -9,8 +9,9 @@ from jitseq.ir.graph import Value
 from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.contraction import clear_halo, image_count
+from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Epilogue, Operands, Position, fetch
+from jitseq.passes.lower.problem import image_count
 
 UNROLLED_WINDOW = 16
 VECTORS_AT_ONCE = 4
@@ -49,13 +50,7 @@ class _Pool:
     def emit(self) -> None:
         rows, columns = len(self.record.rows.start), len(self.record.cols.start)
         images = image_count(self.b, self.layout.dims[0][0][0])
-        self.b.loop(
-            "n", 0, images, 1,
-            lambda n: self.b.loop(
-                "y", 0, rows, 1,
-                lambda y: self.b.loop("x", 0, columns, 1, lambda x: self._output(n, y, x)),
-            ),
-        )  # fmt: skip
+        self.b.nest(("n", "y", "x"), (images, rows, columns), self._output)
 
     def _output(self, n: Affine, y: Affine, x: Affine) -> None:
         lanes = self.type.lanes
@@ -64,10 +59,12 @@ class _Pool:
         done = 0
         if whole:
             done = whole // together * together * lanes
-            self.b.loop(
-                "c", 0, done, together * lanes,
-                lambda c: self._channels(n, y, x, [(c + k * lanes, None) for k in range(together)]),
-            )  # fmt: skip
+
+            def several(c: Affine) -> None:
+                vectors = [(c + k * lanes, None) for k in range(together)]
+                self._channels(n, y, x, vectors)
+
+            self.b.loop("c", 0, done, together * lanes, several)
         rest: list[tuple[Affine, int | None]] = []
         for start in range(done, self.channels, lanes):
             valid = min(lanes, self.channels - start)
@@ -76,7 +73,11 @@ class _Pool:
             self._channels(n, y, x, rest)
 
     def _channels(
-        self, n: Affine, y: Affine, x: Affine, vectors: Sequence[tuple[Affine, int | None]]
+        self,
+        n: Affine,
+        y: Affine,
+        x: Affine,
+        vectors: Sequence[tuple[Affine, int | None]],
     ) -> None:
         first = float("-inf") if self.record.kind == "max" else 0.0
         start = tuple(self.b.const(first, self.type) for _ in vectors)
@@ -85,15 +86,23 @@ class _Pool:
 
         def visit(at: Affine, sums: tuple[Reg, ...]) -> tuple[Reg, ...]:
             loaded = [
-                self.b.load(self.source, at + c * self.layout.stride(1), self.type, valid)
+                self.b.load(
+                    self.source, at + c * self.layout.stride(1), self.type, valid
+                )
                 for c, valid in vectors
             ]
-            return tuple(self.b.binary(op, v, s) for s, v in zip(sums, loaded, strict=True))
+            return tuple(
+                self.b.binary(op, v, s) for s, v in zip(sums, loaded, strict=True)
+            )
 
         def row(at: Affine, sums: tuple[Reg, ...]) -> tuple[Reg, ...]:
-            return self._walk(self.record.cols, x, self.layout.stride(3), at, sums, visit)
+            return self._walk(
+                self.record.cols, x, self.layout.stride(3), at, sums, visit
+            )
 
-        totals = self._walk(self.record.rows, y, self.layout.stride(2), base, start, row)
+        totals = self._walk(
+            self.record.rows, y, self.layout.stride(2), base, start, row
+        )
         for (c, valid), total in zip(vectors, totals, strict=True):
             self._store(Position((n, c, y, x), 1, valid), self._divided(total, y, x))
 
@@ -115,7 +124,9 @@ class _Pool:
                 sums = visit(start + k * step, sums)
             return sums
         count = self.b.table(windows.count, index)
-        return self.b.fold("k", 0, count, 1, sums, lambda k, s: visit(start + k * step, s))
+        return self.b.fold(
+            "k", 0, count, 1, sums, lambda k, s: visit(start + k * step, s)
+        )
 
     def _divided(self, total: Reg, y: Affine, x: Affine) -> Reg:
         """An average's sum over its divisor, which may differ at the borders."""

@@ -1,0 +1,32 @@
+"""Names of types and constants in LLVM IR."""
+
+from __future__ import annotations
+
+import struct
+
+from jitseq.ir.program import Type
+
+ELEMENTS = {"f32": "float", "f64": "double", "i64": "i64", "u8": "i8", "mask": "i1"}
+
+
+def llvm_type(type: Type) -> str:
+    element = ELEMENTS[type.element]
+    return element if type.lanes == 1 else f"<{type.lanes} x {element}>"
+
+
+def intrinsic_suffix(type: Type) -> str:
+    return type.element if type.lanes == 1 else f"v{type.lanes}{type.element}"
+
+
+def number(value: float, element: str) -> str:
+    """A float literal that LLVM reads back exactly (its bits as a double)."""
+    if element == "f32":
+        value = struct.unpack("f", struct.pack("f", value))[0]
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def splat_text(text: str, type: Type) -> str:
+    """A constant of ``type`` with ``text`` in every lane."""
+    if type.lanes == 1:
+        return text
+    return "splat (" + f"{ELEMENTS[type.element]} {text})"
