@@ -66,20 +66,20 @@ def _program_order() -> Iterator[Any]:
 def optimise(text: str, target: Target) -> Any:
     """The parsed module after LLVM's passes.
 
-    Kernels arrive vectorised and tiled, so the loop and SLP vectorisers are off, and
-    so is unrolling: both only grow code here.
+    Kernels arrive tiled, vectorised and unrolled: vector functions are inlined and
+    instructions combined. LLVM's whole -O2 pipeline takes ten times as long for code
+    that runs no faster (0.07 s and 0.006 s for a small CNN).
     """
     llvm = _initialised()
     machine = _machine(target)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_instruction_combine_pass()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    passes.run(module, llvm.create_pass_builder(machine, options))
     return module
 
 

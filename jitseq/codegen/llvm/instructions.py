@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jitseq.codegen.llvm.math import symbol
@@ -16,7 +16,7 @@ from jitseq.codegen.llvm.types import (
     number,
     splat_text,
 )
-from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Reg, Type
+from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Loop, Reg, Type
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 COMPARISONS = {"lt": "olt", "gt": "ogt", "le": "ole", "ge": "oge", "unordered": "uno"}
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 VECTOR_MATH = ("exp", "expm1", "log", "log1p", "tanh", "erf")
+
+
+def count_math(body: Sequence[Instr | Loop]) -> int:
+    """How many vector functions a body evaluates, loops counted once."""
+    total = 0
+    for item in body:
+        if isinstance(item, Loop):
+            total += count_math(item.body)
+        else:
+            total += item.op in VECTOR_MATH
+    return total
 
 
 def render_arithmetic(r: KernelRenderer, instr: Instr) -> None:
@@ -44,7 +55,8 @@ def render_math(r: KernelRenderer, instr: Instr) -> None:
     r.module.math.add((instr.op, element, type.lanes))
     (x,) = r.operands(instr)
     name = symbol(instr.op, element, type.lanes)
-    r.define(instr, f"call {llvm_type(type)} {name}({llvm_type(type)} {x})")
+    inlined = "" if r.inlines_math else " noinline"
+    r.define(instr, f"call {llvm_type(type)} {name}({llvm_type(type)} {x}){inlined}")
 
 
 def render_const(r: KernelRenderer, instr: Instr) -> None:
@@ -177,7 +189,8 @@ def render_round_down(r: KernelRenderer, instr: Instr) -> None:
 def render_fma(r: KernelRenderer, instr: Instr) -> None:
     type = instr.results[0].type
     arguments = [(llvm_type(type), name) for name in r.operands(instr)]
-    name = f"llvm.fma.{intrinsic_suffix(type)}"
+    # fused where the target can, a product and a sum elsewhere
+    name = f"llvm.fmuladd.{intrinsic_suffix(type)}"
     r.define(instr, r.call_intrinsic(name, type, arguments))
 
 

@@ -57,10 +57,13 @@ def symbol(name: str, element: str, lanes: int) -> str:
     return f"@js.{name}.{type_suffix(FORMATS[element], lanes)}"
 
 
-def math_functions(needed: Iterable[tuple[str, str, int]]) -> MathText:
+def math_functions(
+    needed: Iterable[tuple[str, str, int]], attributes: str = "nounwind"
+) -> MathText:
     """Definitions of the functions ``(name, element, lanes)``, each once, sorted.
 
     ``element`` is ``"float"`` or ``"double"``; one lane means a scalar function.
+    ``attributes`` are added to each; a module's ``#0`` names its target.
     """
     declares: set[str] = set()
     definitions = []
@@ -68,7 +71,7 @@ def math_functions(needed: Iterable[tuple[str, str, int]]) -> MathText:
         body = Body(FORMATS[element], lanes)
         result = _FORMULAS[name](body, CONSTANTS[element], "%x")
         signature = f"{symbol(name, element, lanes)}({body.type} %x)"
-        head = f"define internal {body.type} {signature} alwaysinline nounwind {{"
+        head = f"define internal {body.type} {signature} alwaysinline {attributes} {{"
         tail = [f"  ret {body.type} {result}", "}", ""]
         definitions.append("\n".join([head, *body.lines, *tail]))
         declares |= body.declares
