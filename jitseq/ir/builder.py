@@ -62,7 +62,7 @@ class Builder:
         """Append a node with one output and return it."""
         inputs = tuple(inputs)
         type = infer_type(get_op(op), (value.type for value in inputs), attrs)
-        node = Node(op, inputs, attrs, (Value(type),), self.path)
+        node = Node(op, inputs, attrs, (Value(type),), self.path, len(self.nodes))
         self.nodes.append(node)
         return node.output
 

@@ -13,7 +13,7 @@ an output of an earlier node. `verify` checks it, and that types are what ops in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jitseq.ir.types import TensorType
@@ -34,13 +34,18 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One application of an op. ``path`` is the layer that it came from."""
+    """One application of an op.
+
+    ``path`` is the layer that it came from, ``place`` its position in the traced
+    function: passes move nodes, reports list them as the user wrote them.
+    """
 
     op: str
     inputs: tuple[Value, ...]
     attrs: Attrs
     outputs: tuple[Value, ...]
     path: str = ""
+    place: int = 0
 
     @property
     def output(self) -> Value:
@@ -49,7 +54,7 @@ class Node:
         return value
 
     def with_inputs(self, inputs: Iterable[Value]) -> Node:
-        return Node(self.op, tuple(inputs), self.attrs, self.outputs, self.path)
+        return replace(self, inputs=tuple(inputs))
 
 
 @dataclass(frozen=True, eq=False)

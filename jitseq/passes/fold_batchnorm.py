@@ -7,6 +7,7 @@ multiplication and an addition by channel. The new nodes depend on parameters on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jitseq.ir.graph import Graph, Node, Value
@@ -21,9 +22,11 @@ class _Emitter:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 
-    def emit(self, path: str, op: str, *inputs: Value, **attrs: Any) -> Value:
+    def emit(
+        self, path: str, op: str, *inputs: Value, place: int = 0, **attrs: Any
+    ) -> Value:
         type = get_op(op).infer(*(value.type for value in inputs), **attrs)
-        node = Node(op, inputs, attrs, (Value(type),), path)
+        node = Node(op, inputs, attrs, (Value(type),), path, place)
         self.nodes.append(node)
         return node.output
 
@@ -92,7 +95,7 @@ def _folded(emitter: _Emitter, node: Node, batch_norm: Node) -> None:
             path, "add", emitter.emit(path, "mul", bias[0], scale), shift
         )
     emitter.nodes.append(
-        Node(node.op, (x, scaled, shift), node.attrs, batch_norm.outputs, node.path)
+        replace(node, inputs=(x, scaled, shift), outputs=batch_norm.outputs)
     )
 
 
@@ -135,8 +138,9 @@ def decompose_batchnorm(graph: Graph) -> Graph:
             emitter.emit(node.path, "reshape", value, shape=column)
             for value in (scale, shift)
         ]
-        product = emitter.emit(node.path, "mul", x, factors[0])
-        emitter.nodes.append(
-            Node("add", (product, factors[1]), {}, node.outputs, node.path)
+        product = emitter.emit(node.path, "mul", x, factors[0], place=node.place)
+        total = Node(
+            "add", (product, factors[1]), {}, node.outputs, node.path, node.place
         )
+        emitter.nodes.append(total)
     return graph.replace(emitter.nodes)

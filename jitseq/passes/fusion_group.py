@@ -39,7 +39,8 @@ class Group:
 
     @property
     def ops(self) -> tuple[str, ...]:
-        return tuple(node.op for node in self.nodes)
+        """The ops in the order of the traced function."""
+        return tuple(n.op for n in sorted(self.nodes, key=lambda node: node.place))
 
     @property
     def output(self) -> Value:

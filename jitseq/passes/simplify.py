@@ -7,6 +7,7 @@ moved behind max-pooling, common subexpressions), then dead nodes are dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import get_op
@@ -121,10 +122,10 @@ def _reshape_behind_pointwise(sweep: _Sweep, node: Node) -> bool:
     (source,) = producer.inputs
     if source.type.ndim <= node.output.type.ndim:
         return False
-    moved = Node(node.op, (source,), node.attrs, (Value(source.type),), node.path)
+    moved = replace(node, inputs=(source,), outputs=(Value(source.type),))
     sweep.add(moved)
     made = sweep.now(moved.output)
-    sweep.add(Node("reshape", (made,), producer.attrs, node.outputs, producer.path))
+    sweep.add(replace(producer, inputs=(made,), outputs=node.outputs))
     return True
 
 
@@ -140,12 +141,11 @@ def _monotone_behind_max_pool(sweep: _Sweep, node: Node) -> bool:
         return False
     if not sweep.only_reader(node.inputs[0]):
         return False
-    pooled = Node(
-        node.op, producer.inputs, node.attrs, (Value(node.output.type),), node.path
-    )
+    outputs = (Value(node.output.type),)
+    pooled = replace(node, inputs=producer.inputs, outputs=outputs)
     sweep.add(pooled)
     made = sweep.now(pooled.output)
-    sweep.add(Node(producer.op, (made,), producer.attrs, node.outputs, producer.path))
+    sweep.add(replace(producer, inputs=(made,), outputs=node.outputs))
     return True
 
 
