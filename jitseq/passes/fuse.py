@@ -100,7 +100,7 @@ class _Fuser:
 
 
 def _pool_reason(group: Group, anchor: object, window: Window) -> str | None:
-    if not isinstance(anchor, Contraction):
+    if not isinstance(anchor, Contraction) or anchor.weight_axes == "oi":
         return "pooling joins convolutions only"
     if is_depthwise(anchor):
         return (

@@ -75,74 +75,51 @@ class _Depthwise:
             if min(rows, height) * min(columns, width) <= max(free, 1)
         ]
 
-        def waste(option: tuple[int, int]) -> tuple[float, int]:
+        def accesses(option: tuple[int, int]) -> tuple[int, int]:
             rows, columns = option
-            tiles = -(-height // rows) * -(-width // columns)
-            # input pixels that a tile loads, beside its products
-            loads = (rows * self.phase.stride[0] + 2) * (
+            taps = len(self.phase.taps)
+            pixels = (rows * self.phase.stride[0] + 2) * (
                 columns * self.phase.stride[1] + 2
             )
-            return (
-                tiles * (loads + rows * columns * len(self.phase.taps)),
-                -rows * columns,
-            )
+            tiles = -(-height // rows) * -(-width // columns)
+            return tiles * (pixels + taps + rows * columns * taps // 2), -rows * columns
 
-        return min(options, key=waste)
+        return min(options, key=accesses)
 
     def emit(self) -> None:
+        """Channels innermost: their vectors are neighbours in memory."""
         images = image_count(self.b, self.layout.dims[0][0][0])
-        self.b.loop("n", 0, images, 1, self._image)
+        height, width = self.phase.count
+        tiles = (images, -(-height // self.rows), -(-width // self.columns))
+        self.b.nest(("n", "y", "x"), tiles, self._place)
 
-    def _image(self, n: Affine) -> None:
+    def _place(self, n: Affine, y: Affine, x: Affine) -> None:
+        """All channels of one tile; the last tile overlaps its neighbour."""
+        height, width = self.phase.count
+        y, x = y * self.rows, x * self.columns
+        if height % self.rows:
+            y = self.b.minimum_index(y, height - self.rows)
+        if width % self.columns:
+            x = self.b.minimum_index(x, width - self.columns)
         whole = self.channels // self.lanes * self.lanes
         self.b.loop(
-            "c", 0, whole, self.lanes, lambda c: self._channel_vector(n, c, None)
+            "c", 0, whole, self.lanes, lambda c: self._tile_at(n, c, y, x, None)
         )
         if self.channels > whole:
-            self._channel_vector(n, affine(whole), self.channels - whole)
-
-    def _channel_vector(self, n: Affine, c: Affine, valid: int | None) -> None:
-        height, width = self.phase.count
-        weights = [
-            self.b.load(self.weights, c + t * self.padded, self.type)
-            for t in range(len(self.phase.taps))
-            if self.weights
-        ]
-        start = (
-            self.b.load(self.bias, c, self.type)
-            if self.bias
-            else self.b.const(0.0, self.type)
-        )
-
-        def column(y: Affine, x: Affine) -> None:
-            if width % self.columns:
-                x = self.b.minimum_index(x, width - self.columns)
-            self._tile_at(n, c, y, x, weights, start, valid)
-
-        def row(y: Affine) -> None:
-            if height % self.rows:
-                y = self.b.minimum_index(y, height - self.rows)
-            self.b.loop("x", 0, width, self.columns, lambda x: column(y, x))
-
-        self.b.loop("y", 0, height, self.rows, row)
+            self._tile_at(n, affine(whole), y, x, self.channels - whole)
 
     def _tile_at(
-        self,
-        n: Affine,
-        c: Affine,
-        y: Affine,
-        x: Affine,
-        weights: Sequence[Reg],
-        start: Reg,
-        valid: int | None,
+        self, n: Affine, c: Affine, y: Affine, x: Affine, valid: int | None
     ) -> None:
+        outputs = [(r, q) for r in range(self.rows) for q in range(self.columns)]
+        sums = dict.fromkeys(outputs, self._start(c))
         stride_y, stride_x = self.phase.stride
         layout = self.layout
         base = n * layout.stride(0) + c + y * (stride_y * layout.stride(2))
         base = base + x * (stride_x * layout.stride(3)) + layout.offset
-        sums = {(r, q): start for r in range(self.rows) for q in range(self.columns)}
+        weights = [self._weight(c, t) for t in range(len(self.phase.taps))]
         uses: dict[tuple[int, int], list[tuple[tuple[int, int], int]]] = {}
-        for r, q in sums:
+        for r, q in outputs:
             for t, tap in enumerate(self.phase.taps):
                 pixel = (r * stride_y + tap.dy, q * stride_x + tap.dx)
                 uses.setdefault(pixel, []).append(((r, q), t))
@@ -153,6 +130,15 @@ class _Depthwise:
                 sums[output] = self.b.fma(value, weights[t], sums[output])
         for (r, q), reg in sums.items():
             self._store(Position(self._index(n, c, y + r, x + q), 1, valid), reg)
+
+    def _start(self, c: Affine) -> Reg:
+        if self.bias is None:
+            return self.b.const(0.0, self.type)
+        return self.b.load(self.bias, c, self.type)
+
+    def _weight(self, c: Affine, t: int) -> Reg:
+        assert self.weights is not None
+        return self.b.load(self.weights, c + t * self.padded, self.type)
 
     def _index(self, n: Affine, c: Affine, y: Affine, x: Affine) -> tuple[Affine, ...]:
         (step_y, step_x), (first_y, first_x) = self.phase.step, self.phase.start

@@ -162,8 +162,13 @@ def _merge_rows(problem: Problem, mergeable: bool) -> Problem:
         and not reads_padding(phase, problem.size)
     ):
         return problem
-    merged = Phase((0, 0), (1, 1), (1, rows * columns), (1, 1), phase.taps)
-    return replace(problem, phase=merged, size=(1, rows * columns))
+    # a transposed convolution may skip the first rows: its tap has an offset
+    (tap,) = phase.taps
+    start = source.offset + tap.dy * source.row + tap.dx * source.column
+    taps = (Tap(0, 0, tap.ky, tap.kx),)
+    merged = Phase((0, 0), (1, 1), (1, rows * columns), (1, 1), taps)
+    moved = replace(source, offset=start)
+    return replace(problem, phase=merged, size=(1, rows * columns), source=moved)
 
 
 def static_phase(phase: Phase, size: tuple[int, int]) -> bool:
