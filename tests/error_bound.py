@@ -47,21 +47,37 @@ def exact(array: Any) -> Uncertain:
     return Uncertain(value, np.zeros(value.shape))
 
 
-def analyse(target: Callable[..., Any], arrays: Sequence[np.ndarray]) -> list[Uncertain]:
+def analyse(
+    target: Callable[..., Any], arrays: Sequence[np.ndarray]
+) -> list[Uncertain]:
     """The outputs of ``target(*arrays)``, flattened in order."""
     traced = trace(target, [type_of(array) for array in arrays], dynamic_batch=False)
     graph = traced.graph
     unit = EPS[arrays[0].dtype.name] / 2
     known = dict(zip(graph.inputs, map(exact, arrays), strict=True))
     known |= {param: exact(traced.variables[param.name]) for param in graph.params}
+    producers = graph.producers()
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             inputs = [known[value] for value in node.inputs]
-            known[node.output] = _evaluate(node, inputs, unit)
+            terms = sum_length(producers.get(node.inputs[0])) if node.inputs else 1
+            known[node.output] = _evaluate(node, inputs, unit, terms)
     return [known[value] for value in graph.outputs]
 
 
-def _evaluate(node: Node, inputs: list[Uncertain], unit: float) -> Uncertain:
+def sum_length(node: Node | None) -> int:
+    """Products in each sum of a contraction; 1 for anything else."""
+    if node is None or node.op not in PRODUCTS:
+        return 1
+    shape = node.inputs[1].type.shape
+    if node.op == "conv_transpose2d":
+        return int(shape[0] // node.attrs["groups"] * np.prod(shape[2:]))
+    return int(np.prod(shape[1:]))
+
+
+def _evaluate(
+    node: Node, inputs: list[Uncertain], unit: float, terms_before: int
+) -> Uncertain:
     record = get_op(node.op)
 
     def op(*arrays: np.ndarray) -> np.ndarray:
@@ -73,7 +89,7 @@ def _evaluate(node: Node, inputs: list[Uncertain], unit: float) -> Uncertain:
     if node.op in PRODUCTS:
         return Uncertain(value, _product_error(node, op, value, inputs, unit))
     if node.op == "batch_norm":
-        return Uncertain(value, _batch_norm_error(node, inputs, unit))
+        return Uncertain(value, _batch_norm_error(node, inputs, unit, terms_before))
     if node.op in ("softmax", "log_softmax"):
         return Uncertain(value, _softmax_error(node, value, inputs[0], unit))
     (x, *_) = inputs
@@ -98,12 +114,11 @@ def _product_error(
 ) -> np.ndarray:
     """Errors of the operands and of the sum; factors may be rounded four times.
 
-    (A folded batch-norm scales weights; the scale itself has four roundings.)
+    The sum may start from the bias, and so carry it through every partial sum; a
+    folded batch-norm scales weights, and the scale itself has four roundings.
     """
     x, weight, *bias = inputs
-    terms = weight.value[0].size
-    if node.op == "conv_transpose2d":
-        terms = weight.value[:, 0].size // node.attrs["groups"]
+    terms = sum_length(node)
     nothing = [np.zeros_like(b.value) for b in bias]
     spread = x.error**2 + (terms / 2 + 16) * unit**2 * x.value**2
     variance = op(spread, weight.value**2, *nothing)
@@ -112,20 +127,25 @@ def _product_error(
     if bias:
         shape = (-1, 1, 1) if node.op != "linear" else (-1,)
         b, e = (part.reshape(shape) for part in bias[0])
-        variance = variance + e**2 + 16 * unit**2 * b**2
+        variance = variance + e**2 + (terms + 16) * unit**2 * b**2
     return np.sqrt(variance + (terms / 3 + 16) * unit**2 * value**2)
 
 
-def _batch_norm_error(node: Node, inputs: list[Uncertain], unit: float) -> np.ndarray:
+def _batch_norm_error(
+    node: Node, inputs: list[Uncertain], unit: float, terms: int
+) -> np.ndarray:
+    """Folded into a contraction of ``terms`` products, the shift is its bias."""
     x, mean, var, *affine = inputs
     column = (-1,) + (1,) * (x.value.ndim - 2)
     scale = 1 / np.sqrt(var.value + node.attrs["eps"])
     shift = np.zeros_like(scale)
     if affine:
-        scale, shift = scale * affine[0].value, affine[1].value
-    size = np.abs(x.value) + np.abs(mean.value).reshape(column)
-    scale, shift = np.abs(scale).reshape(column), np.abs(shift).reshape(column)
-    return scale * x.error + 4 * unit * (size * scale + shift)
+        scale, shift = scale * affine[0].value, np.abs(affine[1].value)
+    scale = np.abs(scale)
+    shift = (shift + np.abs(mean.value) * scale).reshape(column)
+    scale = scale.reshape(column)
+    moved = unit * (4 + np.sqrt(terms)) * shift
+    return scale * (x.error + 4 * unit * np.abs(x.value)) + moved
 
 
 def _softmax_error(

@@ -5,6 +5,13 @@ Contraction  products of input and weight summed over taps and input channels
 Window       maximum or average over a window of rows and columns
 Reduction    softmax-like or plain reductions over some axes
 Movement     the same elements elsewhere: reshape, permute, pad, concat, slice
+
+Gradients of contractions to their input are contractions too. The other gradients
+refer to the record of the forward op, whose index algebra they share:
+
+WeightGradient  the same products as a contraction, summed over batch and pixels
+WindowIndex     which tap of each window is its maximum
+WindowGradient  for each element, the sum over the windows that hold it
 """
 
 from __future__ import annotations
@@ -57,8 +64,8 @@ class Contraction:
     """Convolution, its transpose, and linear layers.
 
     ``weight_axes`` says how the weight parameter is laid out: ``"oihw"`` (conv),
-    ``"iohw"`` (transposed conv), ``"oi"`` (linear). With groups, the second axis
-    holds the channels of one group.
+    ``"iohw"`` (transposed conv), ``"oi"`` (linear), ``"io"`` (its gradient). With
+    groups, the second axis holds the channels of one group.
     """
 
     groups: int
@@ -67,8 +74,19 @@ class Contraction:
     in_size: tuple[int, int]
     out_size: tuple[int, int]
     phases: tuple[Phase, ...]
-    weight_axes: Literal["oihw", "iohw", "oi"]
+    weight_axes: Literal["oihw", "iohw", "oi", "io"]
     has_bias: bool
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    """``dw[o, i, ky, kx] = Σ_{n, y, x} g[n, o, start + step (y, x)] x[n, i, …]``.
+
+    Phases, taps and strides are those of ``forward``, the contraction whose weight it
+    is; the weight's axes are ``forward.weight_axes``. The op's inputs are (x, g).
+    """
+
+    forward: Contraction
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,28 @@ class Window:
     rows: AxisWindows
     cols: AxisWindows
     divisor: int | None = None
+
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """The tap ``ty * max(cols.count) + tx`` of each window's maximum.
+
+    The first of equal maxima, in order of the taps; the last NaN where there is one.
+    """
+
+    forward: Window
+
+
+@dataclass(frozen=True)
+class WindowGradient:
+    """``dx[h, w]``: the sum of g over the windows that hold (h, w), a gather.
+
+    An average divides g by the window's divisor. A maximum reads a second input, the
+    `WindowIndex`, and counts a window where its index is the tap that reads (h, w).
+    """
+
+    forward: Window
+    in_size: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def reshape_layout(layout: Layout, type: TensorType) -> Layout | None:
     batch: tuple[Factors, ...] = ()
     if type.has_batch:
         batch, dims, shape = dims[:1], dims[1:], shape[1:]
-    flat = [factor for factors in dims for factor in coalesce(factors)]
-    flat = [factor for factor in flat if factor[0] != 1]
+    joined = coalesce(tuple(factor for factors in dims for factor in factors))
+    flat = [factor for factor in joined if factor[0] != 1]
     result: list[Factors] = []
     for extent in reversed(shape):
         assert extent is not None
