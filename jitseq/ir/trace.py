@@ -59,7 +59,8 @@ class Structure:
         items = [part.rebuild(leaves) for part in self.parts]
         if self.kind is dict:
             return dict(zip(self.keys, items, strict=True))
-        return self.kind(items)
+        named = hasattr(self.kind, "_fields")
+        return self.kind(*items) if named else self.kind(items)
 
 
 def trace(
@@ -97,6 +98,11 @@ def _trace(
         result = target(*map(Tracer, inputs))
         leaves: list[Value] = []
         structure = _flatten(result, builder, leaves)
+    if not leaves:
+        raise TraceError(
+            f"the traced function returned {result!r}, which holds no array",
+            hint="return an array, or a tuple, list or dict of arrays",
+        )
     return Traced(builder.finish(leaves), builder.variables, structure, reason)
 
 
@@ -109,7 +115,8 @@ def _flatten(result: Any, builder: Builder, leaves: list[Value]) -> Structure:
         return Structure(dict, tuple(result), parts)
     if isinstance(result, tuple | list):
         parts = tuple(_flatten(item, builder, leaves) for item in result)
-        return Structure(tuple if isinstance(result, tuple) else list, (), parts)
+        kind = type(result) if hasattr(result, "_fields") else tuple
+        return Structure(kind if isinstance(result, tuple) else list, (), parts)
     if isinstance(result, Variable):
         leaves.append(builder.param(result))
         return Structure(None)

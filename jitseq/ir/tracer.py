@@ -12,31 +12,49 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jitseq.errors import DtypeError, TraceError, UnsupportedError
+from jitseq.errors import DtypeError, ShapeError, TraceError, UnsupportedError
 from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Value
-from jitseq.ir.op import get_op, infer_type
+from jitseq.ir.op import get_op
 from jitseq.ir.types import type_of
 from jitseq.ir.variable import Variable
 
 
 def as_array(x: Any) -> np.ndarray:
-    """An ndarray of native byte order from anything with ``__array__``/``__dlpack__``."""
+    """An ndarray of native byte order from anything with ``__array__``/``__dlpack__``.
+
+    Nested lists become what ``np.asarray`` makes of them: float64 or int64.
+
+    Raises:
+        DtypeError: ``x`` holds anything but numbers.
+        ShapeError: rows of a nested list differ in length.
+    """
     if isinstance(x, Variable):
         return x.numpy()
     if not isinstance(x, np.ndarray):
         if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
             x = np.from_dlpack(x)
         else:
-            x = np.asarray(x)
-    if x.dtype == object:
+            x = _from_nested(x)
+    if x.dtype.kind not in "biufc":
+        what = "Python objects" if x.dtype == object else f"dtype {x.dtype}"
         raise DtypeError(
-            "an array of Python objects cannot be computed on",
+            f"an array of {what} cannot be computed on",
             hint="make an array of numbers: np.asarray(x, dtype=np.float32)",
         )
     if not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
-    return x
+    return np.asarray(x)  # a masked array or matrix is computed on as an array
+
+
+def _from_nested(x: Any) -> np.ndarray:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeError(
+            f"a {type(x).__name__} that is not an array: {error}",
+            hint="all rows need the same length",
+        ) from None
 
 
 def apply(op: str, *inputs: Any, **attrs: Any) -> Any:
@@ -45,12 +63,12 @@ def apply(op: str, *inputs: Any, **attrs: Any) -> Any:
         return _trace(op, inputs, attrs)
     record = get_op(op)
     arrays = _promote([as_array(x) if not _is_scalar(x) else x for x in inputs])
-    infer_type(record, map(type_of, arrays), attrs)
+    record.infer(*map(type_of, arrays), **attrs)
     return record.reference(*arrays, **attrs)
 
 
 def _reads_variable(inputs: tuple[Any, ...]) -> bool:
-    """Whether a trace must record this, so that it follows a variable's later values."""
+    """Whether a trace must record this, to follow a variable's later values."""
     return active_builder() is not None and any(isinstance(x, Variable) for x in inputs)
 
 
@@ -86,6 +104,10 @@ def _as_value(x: Any, dtype: np.dtype[Any]) -> Value:
     if _is_scalar(x):
         return builder.emit("constant", (), value=float(x), dtype=dtype.name)
     return builder.constant(as_array(x))
+
+
+class UnknownAttributeError(UnsupportedError, AttributeError):
+    """Something that arrays have and traced values do not."""
 
 
 class Tracer:
@@ -124,7 +146,17 @@ class Tracer:
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tracer:
         from jitseq.nn import functional
 
-        return functional.flatten(self, start_dim, end_dim)
+        result: Tracer = functional.flatten(self, start_dim, end_dim)
+        return result
+
+    def __neg__(self) -> Any:
+        return apply("neg", self)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnknownAttributeError(
+            f"a traced value has no attribute {name!r}",
+            hint="use jitseq.nn.functional, + - * / or NumPy functions on it",
+        )
 
     def _unknown(self, *_: object) -> NoReturn:
         raise TraceError(
@@ -146,7 +178,7 @@ class Tracer:
         )
 
     __bool__ = __int__ = __float__ = __index__ = __iter__ = _unknown
-    __array__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _unknown  # type: ignore[assignment]
+    __array__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _unknown
 
     def __array_ufunc__(
         self, ufunc: Any, method: str, *inputs: Any, **options: Any
@@ -184,7 +216,6 @@ def _install_operators() -> None:
 
         setattr(Tracer, f"__{name}__", forward)
         setattr(Tracer, f"__r{name}__", backward)
-    Tracer.__neg__ = lambda self: apply("neg", self)  # type: ignore[attr-defined]
 
 
 _install_operators()

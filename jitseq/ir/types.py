@@ -42,6 +42,7 @@ SHORT_NAMES = {
 
 
 FLOAT_DTYPES = ("float32", "float64")
+_NAMES = {np.dtype(name): name for name in FLOAT_DTYPES}  # `dtype.name` takes 1.5 µs
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class TensorType:
 
 def type_of(array: np.ndarray) -> TensorType:
     """The static type of an array."""
-    return TensorType(array.dtype.name, array.shape)
+    return TensorType(_NAMES.get(array.dtype) or array.dtype.name, array.shape)
 
 
 def same_dim(a: Dim, b: Dim) -> bool:

@@ -1,18 +1,20 @@
 """A program bound to variables: packed weights, scratch memory, and the native call.
 
 Invariant: packed weights are replaced as a whole, never changed while a call may read
-them; every concurrent call has scratch memory and a pointer table of its own.
+them; every concurrent call has scratch memory and a pointer table of its own, and
+whatever native code may be reading is kept alive by the call or the fast path.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from jitseq.ir.types import TensorType
-from jitseq.ir.variable import EPOCH, Variable
+from jitseq.ir.variable import Variable
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.runtime.executable import Executable, pack_values
 from jitseq.runtime.fastcall import ArraySpec, FastCall, SignatureSpec
@@ -24,6 +26,9 @@ THREADING_FLOPS = 20_000_000
 
 RELEASE_GIL_FLOPS = 1_000_000
 """Work from which other Python threads should run meanwhile (a few µs)."""
+
+KEPT_ARENAS = os.cpu_count() or 1
+"""Scratch memories a program keeps between calls, if a call uses no more threads."""
 
 BLOCKS_A_THREAD = 4
 """Shares of the batch that each thread draws: a late thread takes fewer of them."""
@@ -38,6 +43,7 @@ class Bound:
         code: Executable,
         variables: Mapping[str, Variable],
         output_types: Sequence[TensorType],
+        epoch: int,
     ) -> None:
         self.fused = fused
         self.code = code
@@ -45,26 +51,28 @@ class Bound:
         self.input_types = [value.type for value in fused.graph.inputs]
         self.output_types = list(output_types)
         self._arenas: list[np.ndarray] = []
-        self._versions: tuple[int, ...] = ()
-        self._packed: list[np.ndarray] = []
+        self._versions: tuple[int, ...] | None = None
+        self._packed: _Packed = _Packed([])
         self._fast: FastCall | None = None
-        self._fast_arena: np.ndarray | None = None
-        self.refresh()
+        self._fast_threads = 0
+        self.epoch = epoch
+        """The process-wide epoch at which this was last known to be current."""
+        self.refresh(epoch)
 
     # variables
 
-    def refresh(self) -> bool:
-        """Pack again what changed; whether anything did."""
-        epoch = int(EPOCH[0])
+    def refresh(self, epoch: int) -> None:
+        """Pack again what has changed, if anything.
+
+        ``epoch`` was read before the caller looked at the structure of the target.
+        """
         versions = tuple(v.version for v in self.variables.values())
-        changed = versions != self._versions or not self._versions
-        if changed:
-            packed = self._pack_all()
-            self._packed, self._versions = packed, versions
+        if versions != self._versions:
+            self._packed, self._versions = _Packed(self._pack_all()), versions
             self._fast = None
         if self._fast is not None:
             self._fast.set_epoch(epoch)
-        return changed
+        self.epoch = epoch
 
     def _pack_all(self) -> list[np.ndarray]:
         arrays = {name: v.numpy() for name, v in self.variables.items()}
@@ -73,7 +81,9 @@ class Bound:
         manifest = self.code.manifest
         values = pack_values(self.fused, manifest)
         specs = [spec for _, spec in manifest.packs]
-        return pack_all([(known[v], spec) for v, spec in zip(values, specs, strict=True)])
+        return pack_all(
+            [(known[v], spec) for v, spec in zip(values, specs, strict=True)]
+        )
 
     # scratch memory
 
@@ -83,13 +93,25 @@ class Bound:
         except IndexError:
             return aligned_empty(max(self.code.manifest.arena_bytes, 1), np.uint8)
 
+    def _give_arena(self, arena: np.ndarray, threads: int) -> None:
+        if len(self._arenas) < max(threads, KEPT_ARENAS):
+            self._arenas.append(arena)
+
     # calls
 
     def fast_call(self, threads: int) -> FastCall | None:
         """The native path for this signature; None where it would not be right."""
-        if self._fast is None and not self.code.manifest.batch_bytes:
-            self._fast = self._make_fast(threads)
-        return self._fast
+        if self.code.manifest.batch_bytes:
+            return None
+        fast = self._fast
+        if fast is None or self._fast_threads != threads:
+            fast = self._make_fast(threads)
+            self._fast, self._fast_threads = fast, threads
+        return fast
+
+    def drop_fast(self) -> None:
+        """Make another native path when one is asked for again."""
+        self._fast = None
 
     def _make_fast(self, threads: int) -> FastCall | None:
         manifest = self.code.manifest
@@ -101,6 +123,7 @@ class Bound:
             largest = max(1, THREADING_FLOPS // max(manifest.flops, 1))
         if not batched and any(type.has_batch for type in self.output_types):
             return None
+        epoch, packed = self.epoch, self._packed
         fast = FastCall.create(
             SignatureSpec(
                 tuple(map(_array_spec, self.input_types)),
@@ -114,10 +137,11 @@ class Bound:
         if fast is None:
             return None
         first = len(self.input_types) + len(self.output_types)
-        for i, packed in enumerate(self._packed):
-            fast.ctx[first + i] = packed.ctypes.data
-        self._fast_arena = self._take_arena()
-        fast.set_arena(self._fast_arena.ctypes.data)
+        fast.ctx[first : first + len(packed.addresses)] = packed.addresses
+        arena = self._take_arena()
+        fast.set_arena(arena.ctypes.data)
+        fast.set_epoch(epoch)
+        fast.keep(self.code, packed, arena)
         return fast
 
     def call(self, inputs: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
@@ -126,20 +150,21 @@ class Bound:
         outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
         if n == 0:
             return outputs
-        packed = self._packed
-        manifest = self.code.manifest
-        scratch = [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in manifest.batch_bytes]
-        context = np.zeros(max(manifest.context_slots, 1) + 1, np.int64)
-        places = [*inputs, *outputs, *packed, *scratch]
-        context[: len(places)] = [array.ctypes.data for array in places]
+        packed, scratch = self._packed, self._scratch(n)
+        context = _context(inputs, outputs, packed, scratch)
         shares = min(threads, n)
-        if shares > 1 and manifest.flops * n >= THREADING_FLOPS:
+        if shares > 1 and self.code.manifest.flops * n >= THREADING_FLOPS:
             self._call_on_threads(context, n, shares)
         else:
             arena = self._take_arena()
             self.code.run(context.ctypes.data, arena.ctypes.data, n)
-            self._arenas.append(arena)
+            self._give_arena(arena, threads)
         return outputs
+
+    def _scratch(self, n: int) -> list[np.ndarray]:
+        """Memory for what crosses segments, for the whole batch."""
+        sizes = self.code.manifest.batch_bytes
+        return [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in sizes]
 
     def batch(self, inputs: Sequence[np.ndarray]) -> int:
         for array, type in zip(inputs, self.input_types, strict=True):
@@ -149,7 +174,9 @@ class Bound:
 
     def _call_on_threads(self, context: np.ndarray, n: int, threads: int) -> None:
         """One segment after the other; threads draw shares of the batch."""
-        for drain, block in zip(self.code.drain, self.code.manifest.blocks, strict=True):
+        for drain, block in zip(
+            self.code.drain, self.code.manifest.blocks, strict=True
+        ):
             counter = ctypes.c_int64(0)
             share = -(-n // (threads * BLOCKS_A_THREAD))
             grain = share if share < block else -(-share // block) * block
@@ -157,7 +184,7 @@ class Bound:
 
     def _drain_segment(
         self,
-        drain: object,
+        drain: Callable[..., None],
         context: np.ndarray,
         counter: ctypes.c_int64,
         n: int,
@@ -166,10 +193,9 @@ class Bound:
     ) -> None:
         def task() -> None:
             arena = self._take_arena()
-            drain(  # type: ignore[operator]
-                context.ctypes.data, arena.ctypes.data, ctypes.addressof(counter), n, grain
-            )
-            self._arenas.append(arena)
+            places = context.ctypes.data, arena.ctypes.data, ctypes.addressof(counter)
+            drain(*places, n, grain)
+            self._give_arena(arena, threads)
 
         run_on_threads(task, threads)
 
@@ -179,18 +205,36 @@ class Bound:
         """Cycles spent in each kernel call by a build of this program with timers."""
         n = self.batch(inputs)
         outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
-        manifest = code.manifest
-        scratch = [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in manifest.batch_bytes]
-        cycles = np.zeros(len(manifest.kernels), np.int64)
-        places = [*inputs, *outputs, *self._packed, *scratch, cycles]
-        context = np.array([array.ctypes.data for array in places], np.int64)
+        cycles = np.zeros(len(code.manifest.kernels), np.int64)
+        packed, scratch = self._packed, [*self._scratch(n), cycles]
+        context = _context(inputs, outputs, packed, scratch)
         arena = self._take_arena()
         code.run(context.ctypes.data, arena.ctypes.data, n)
         cycles[:] = 0
         for _ in range(repeats):
             code.run(context.ctypes.data, arena.ctypes.data, n)
-        self._arenas.append(arena)
+        self._give_arena(arena, 1)
         return cycles
+
+
+class _Packed:
+    """Packed weights, with their addresses."""
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.addresses = [array.ctypes.data for array in arrays]
+
+
+def _context(
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
+    packed: _Packed,
+    scratch: Sequence[np.ndarray],
+) -> np.ndarray:
+    """The pointer table of one call."""
+    first = [array.ctypes.data for array in (*inputs, *outputs)]
+    last = [array.ctypes.data for array in scratch]
+    return np.array([*first, *packed.addresses, *last, 0], np.int64)
 
 
 def _shape(type: TensorType, n: int) -> tuple[int, ...]:

@@ -83,15 +83,22 @@ def load(key: str) -> Entry | None:
         _log("miss", key)
         return None
     except (OSError, ValueError) as error:
-        _warn("entry", f"ignoring unreadable cache entry {path}: {error}")
-        with suppress(OSError):
-            path.unlink()
-        _log("miss (unreadable)", key)
+        discard(key, str(error))
         return None
     with suppress(OSError):
         os.utime(path)
     _log("hit", key)
     return entry
+
+
+def discard(key: str, reason: str) -> None:
+    """Remove an entry that cannot be used; its one warning gives the ``reason``."""
+    path = _path(key)
+    if path is None:
+        return
+    _warn("entry", f"ignoring unreadable cache entry {path}: {reason}")
+    _removed(path)
+    _log("miss (unreadable)", key)
 
 
 def store(key: str, entry: Entry) -> None:

@@ -1,59 +1,47 @@
 """`Compiled`: a callable that compiles itself for each signature it meets.
 
 Enters a module or function; a call leaves what the eager call would give. Invariant:
-a program is used only while the structure, the flags and the versions of the
-variables are those it was made for; anything else is looked at again first.
+the native path answers only while nothing that a program depends on has moved;
+anything else is looked at again first, by `programs`. Bad input is refused before
+anything is computed.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jitseq.codegen.llvm.host import selected_target
-from jitseq.config import logs, setting
+from jitseq.config import setting
 from jitseq.errors import JitseqError, UnsupportedError
+from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Graph, Value
-from jitseq.ir.text import graph_text
-from jitseq.ir.trace import Traced, trace
 from jitseq.ir.tracer import as_array
-from jitseq.ir.types import TensorType, type_of
-from jitseq.ir.variable import STRUCTURE
-from jitseq.passes.pipeline import OPTIONAL_PASSES, optimise
-from jitseq.runtime.bound import Bound
-from jitseq.runtime.executable import executable
+from jitseq.nn.foreign import call_with_tensors, is_torch_tensor, to_array
+from jitseq.passes.pipeline import OPTIONAL_PASSES
+from jitseq.runtime.programs import CacheInfo, Program, Programs
 from jitseq.runtime.report import Profile, Report
-from jitseq.runtime.threads import get_num_threads
+from jitseq.runtime.threads import checked_threads, get_num_threads
 
 BACKENDS = ("cpu", "eager")
-
-
-class CacheInfo(NamedTuple):
-    """Calls that found a program, calls that did not, programs read from disk,
-    programs compiled, and why each was needed."""
-
-    hits: int
-    misses: int
-    disk_hits: int
-    compilations: int
-    reasons: tuple[str, ...]
-
-
-class _Program(NamedTuple):
-    """A traced signature with the program bound to it."""
-
-    traced: Traced
-    text: str
-    structure: int
-    bound: Bound
+PLANNED_BACKENDS = ("numba", "cuda")
 
 
 class Compiled:
-    """A compiled module or function; made by `jitseq.jit` and `jitseq.trace`."""
+    """A compiled module or function; made by `jitseq.jit` and `jitseq.trace`.
+
+    Copies and pickles hold the target and the options, never programs. A function
+    under ``@jit`` is pickled by its name, as functions are.
+
+    The native path reads no environment variable: ``JITSEQ_DISABLE`` and
+    ``JITSEQ_NUM_THREADS``, changed after a first call, count from the next call that
+    it declines. `set_num_threads` counts at once. Arrays and numbers that a function
+    closes over are those of its trace; parameters and buffers are followed.
+    """
 
     def __init__(
         self,
@@ -66,20 +54,32 @@ class Compiled:
     ) -> None:
         self.target = target
         self.backend = _checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
+        if threads is not None:
+            threads = checked_threads(threads, "jit(threads=…)")
+        self._options = {
+            "backend": self.backend,
+            "threads": threads,
+            "dynamic_batch": dynamic_batch,
+            "disable_passes": tuple(disable_passes),
+        }
         self._threads = threads
-        self._dynamic_batch = dynamic_batch
         self._disabled = _checked_passes(disable_passes)
-        self._programs: dict[tuple[Any, ...], _Program] = {}
-        self._lock = threading.RLock()
-        self._hits = self._misses = self._disk_hits = self._compilations = 0
-        self._reasons: list[str] = []
-        self._fast: Callable[..., Any] | None = None
         self.__wrapped__ = target
         self.__name__ = getattr(target, "__name__", type(target).__name__)
+        self.__qualname__ = getattr(target, "__qualname__", self.__name__)
+        self.__module__ = getattr(target, "__module__", type(target).__module__)
         self.__doc__ = getattr(target, "__doc__", None)
+        self._programs = Programs(target, self.__name__, dynamic_batch, self._disabled)
+        self._fast: Callable[..., Any] | None = None
+        _alive.add(self)
 
     def __repr__(self) -> str:
         return f"Compiled({self.__name__}, backend={self.backend!r})"
+
+    def __reduce__(self) -> Any:
+        if _found_by_name(self):
+            return self.__qualname__
+        return _rebuild, (self.target, self._options)
 
     @property
     def threads(self) -> int:
@@ -88,131 +88,75 @@ class Compiled:
 
     # calls
 
-    def __call__(self, *arrays: Any) -> Any:
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
         """The result that the eager call would give.
 
         Args:
             arrays: float32 or float64 arrays, or whatever has ``__array__`` or
-                ``__dlpack__``; torch tensors give torch tensors.
+                ``__dlpack__``, or nested lists (float64, as ``np.asarray`` makes of
+                them); torch tensors give torch tensors.
+            named: arguments by the target's own names.
 
         Raises:
             ShapeError, DtypeError, UnsupportedError, TraceError: the target does not
                 accept the arrays; raised before anything is computed.
+            TypeError: the number or the names of the arguments are wrong.
         """
+        if named:
+            arrays = _positional(self.target, arrays, named)
         fast = self._fast
         if fast is not None:
             result = fast(*arrays)
             if result is not None:
-                self._hits += 1
+                self._programs.hits += 1
                 return result
         return self._general(arrays)
 
     def _general(self, arrays: Sequence[Any]) -> Any:
-        from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
-
+        if active_builder() is not None:
+            return self.target(*arrays)  # part of the function that is being traced
         if any(map(is_torch_tensor, arrays)):
             return call_with_tensors(self._on_arrays, tuple(arrays), {})
         return self._on_arrays(*arrays)
 
     def _on_arrays(self, *arrays: Any) -> Any:
-        inputs = [_readable(array) for array in arrays]
-        if self._runs_eagerly():
-            return self.target(*inputs)
-        program = self._program(inputs)
-        threads = self.threads
+        inputs = _inputs(arrays)
+        if self._runs_eagerly() or not all(array.size for array in inputs):
+            return self.target(*inputs)  # nothing to compute leaves nothing to compile
+        program, threads = self._programs.find(inputs), self.threads
+        fast = self._remember_fast(program, threads)
+        if fast is not None:
+            result = fast(*inputs)
+            if result is not None:
+                return result
         outputs = program.bound.call(inputs, threads)
-        self._remember_fast(program, threads)
-        return program.traced.structure.rebuild(list(outputs))
+        return program.traced.structure.rebuild(outputs)
 
     def _runs_eagerly(self) -> bool:
         return self.backend == "eager" or setting("JITSEQ_DISABLE") == "1"
 
-    def _remember_fast(self, program: _Program, threads: int) -> None:
-        """Let the native path answer calls of this signature."""
-        self._fast = None
+    def _remember_fast(
+        self, program: Program, threads: int
+    ) -> Callable[..., Any] | None:
+        """Let the native path, if there is one, answer calls of this signature."""
+        fast = None
         if program.traced.structure.is_plain:
             fast = program.bound.fast_call(threads)
-            if fast is not None:
-                self._fast = fast.function
-
-    # programs
-
-    def _program(self, inputs: Sequence[np.ndarray]) -> _Program:
-        types = [type_of(array) for array in inputs]
-        key = self._signature(types)
-        with self._lock:
-            program = self._programs.get(key)
-            if program is not None and self._is_current(program, types):
-                program.bound.refresh()
-                self._hits += 1
-                return program
-            self._misses += 1
-            program = self._compile(types, program)
-            self._programs[key] = program
-            return program
-
-    def _signature(self, types: Sequence[TensorType]) -> tuple[Any, ...]:
-        """What tells programs apart; the leading extent is left out where it may vary."""
-        if not self._dynamic_batch or not types or not types[0].shape:
-            return tuple(types)
-        key = []
-        batch = types[0].shape[0]
-        for type in types:
-            follows = bool(type.shape) and type.shape[0] == batch
-            shape = type.shape[1:] if follows else type.shape
-            key.append((type.dtype, type.ndim, follows, shape))
-        dynamic = tuple(key)
-        known = self._programs.get(dynamic)
-        if known is not None and known.traced.static_reason is not None:
-            return tuple(types)
-        return dynamic
-
-    def _is_current(self, program: _Program, types: Sequence[TensorType]) -> bool:
-        if program.structure != int(STRUCTURE[0]):
-            return False
-        if program.traced.static_reason is None:
-            return True
-        return [v.type for v in program.traced.graph.inputs] == list(types)
-
-    def _compile(
-        self, types: Sequence[TensorType], previous: _Program | None
-    ) -> _Program:
-        structure = int(STRUCTURE[0])
-        traced = trace(self.target, types, self._dynamic_batch)
-        text = graph_text(traced.graph)
-        same = previous is not None and previous.text == text
-        if previous is not None and same and _same_variables(previous.traced, traced):
-            previous.bound.refresh()
-            return previous._replace(structure=structure)
-        self._note(_reason(types, previous, same))
-        if logs("trace"):
-            print(traced.graph, file=sys.stderr)
-        fused = optimise(traced.graph, self._disabled)
-        code = executable(fused, selected_target(), self._disabled)
-        if code.origin == "disk":
-            self._disk_hits += 1
-        else:
-            self._compilations += 1
-        outputs = [value.type for value in traced.graph.outputs]
-        bound = Bound(fused, code, traced.variables, outputs)
-        return _Program(traced, text, structure, bound)
-
-    def _note(self, reason: str) -> None:
-        self._reasons.append(reason)
-        if logs("recompiles"):
-            print(f"{self.__name__}: {reason}", file=sys.stderr)
+        self._fast = None if fast is None else fast.function
+        return self._fast
 
     def prepare(self, *samples: Any) -> Compiled:
         """Compile for the types of ``samples`` without running; returns itself."""
         if not self._runs_eagerly():
-            program = self._program([_readable(sample) for sample in samples])
-            self._remember_fast(program, self.threads)
+            self._remember_fast(self._for(samples), self.threads)
         return self
 
-    def _for_samples(self, samples: Sequence[Any]) -> _Program:
-        if not samples and self._programs:
-            return next(reversed(self._programs.values()))
-        return self._program([_readable(sample) for sample in samples])
+    def _for(self, samples: Sequence[Any]) -> Program:
+        return self._programs.find(_inputs(samples))
+
+    def _for_samples(self, samples: Sequence[Any]) -> Program:
+        latest = None if samples else self._programs.latest()
+        return self._for(samples) if latest is None else latest
 
     # looking inside
 
@@ -237,7 +181,9 @@ class Compiled:
         code = program.bound.code
         notes = []
         if program.traced.static_reason:
-            notes.append(f"compiled for this batch size: {program.traced.static_reason}")
+            notes.append(
+                f"compiled for this batch size: {program.traced.static_reason}"
+            )
         return Report(
             code.manifest.kernels,
             program.bound.fused.refusals,
@@ -252,65 +198,94 @@ class Compiled:
         """Measured time of each kernel on one thread, beside its FLOP/s and bytes/s."""
         from jitseq.runtime.inspect import profile
 
-        inputs = [_readable(array) for array in arrays]
-        program = self._program(inputs)
-        return profile(program.bound, inputs, selected_target(), self._disabled, repeats)
+        inputs = _inputs(arrays)
+        bound = self._programs.find(inputs).bound
+        return profile(bound, inputs, selected_target(), self._disabled, repeats)
 
     def intermediates(self, *arrays: Any) -> dict[str, np.ndarray]:
         """Every layer's output by path, computed by a program that returns them all."""
-        inputs = [_readable(array) for array in arrays]
+        inputs = _inputs(arrays)
         if self._runs_eagerly():
             raise UnsupportedError(
                 "intermediates of an eager callable",
                 hint='compile it with backend="cpu"',
             )
-        traced = self._program(inputs).traced
-        named = {
-            path: value for path, value in traced.graph.layer_outputs.items() if path
-        }
+        program = self._programs.find(inputs)
+        layers = program.traced.graph.layer_outputs
+        named = {path: value for path, value in layers.items() if path}
         if not named:
             return {}
         outputs: tuple[Value, ...] = tuple(named.values())
-        graph = traced.graph.replace(traced.graph.nodes, outputs=outputs)
-        fused = optimise(graph, self._disabled)
-        code = executable(fused, selected_target(), self._disabled)
-        variables = {p.name: traced.variables[p.name] for p in fused.graph.params}
-        bound = Bound(fused, code, variables, [value.type for value in outputs])
+        graph = program.traced.graph
+        graph = graph.replace(graph.nodes, outputs=outputs)
+        bound, _ = self._programs.bind(graph, program.traced, program.bound.epoch)
         return dict(zip(named, bound.call(inputs, self.threads), strict=True))
 
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
-        return CacheInfo(
-            self._hits,
-            self._misses,
-            self._disk_hits,
-            self._compilations,
-            tuple(self._reasons),
+        return self._programs.info()
+
+    def _after_fork(self) -> None:
+        self._fast = None
+        self._programs.after_fork()
+
+
+_alive: weakref.WeakSet[Compiled] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    for compiled in list(_alive):
+        compiled._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
+
+
+def _rebuild(target: Callable[..., Any], options: Mapping[str, Any]) -> Compiled:
+    return Compiled(target, **options)
+
+
+def _found_by_name(compiled: Compiled) -> bool:
+    """Whether the name of the target leads to the compiled callable, as under @jit."""
+    import sys
+
+    found: Any = sys.modules.get(compiled.__module__)
+    for name in compiled.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is compiled
+
+
+def _positional(
+    target: Callable[..., Any], arrays: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """All arguments in the order of the target's own parameters.
+
+    Raises:
+        TypeError: they do not fit the signature.
+        UnsupportedError: some can only be given by name.
+    """
+    import inspect
+
+    function = getattr(target, "forward", target)
+    bound = inspect.signature(function).bind(*arrays, **named)
+    if bound.kwargs:
+        raise UnsupportedError(
+            f"keyword-only argument {next(iter(bound.kwargs))!r} of a compiled call",
+            hint="make it positional, or close over its value",
         )
-
-
-def _same_variables(a: Traced, b: Traced) -> bool:
-    if a.variables.keys() != b.variables.keys():
-        return False
-    return all(variable is b.variables[name] for name, variable in a.variables.items())
-
-
-def _reason(types: Sequence[TensorType], previous: _Program | None, same: bool) -> str:
-    inputs = ", ".join(map(str, types))
-    if previous is None:
-        return f"first call with {inputs}"
-    if same:
-        return f"parameters were replaced ({inputs})"
-    return f"the model or its training flags changed ({inputs})"
+    return bound.args
 
 
 def _checked_backend(backend: str) -> str:
-    if backend not in BACKENDS:
+    if backend in BACKENDS:
+        return backend
+    known = f"one of {', '.join(map(repr, BACKENDS))}"
+    if backend in PLANNED_BACKENDS:
         raise UnsupportedError(
-            f"backend {backend!r}",
-            hint=f"one of {', '.join(map(repr, BACKENDS))}",
+            f"backend {backend!r} comes in a later release", hint=f"use {known}"
         )
-    return backend
+    raise UnsupportedError(f"there is no backend {backend!r}", hint=known)
 
 
 def _checked_passes(names: Sequence[str]) -> frozenset[str]:
@@ -323,11 +298,17 @@ def _checked_passes(names: Sequence[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _inputs(arguments: Sequence[Any]) -> list[np.ndarray]:
+    """Arrays that kernels can read; Python numbers take the dtype beside them."""
+    found = [x if type(x) in (int, float) else _readable(x) for x in arguments]
+    dtype = next((x.dtype for x in found if isinstance(x, np.ndarray)), np.float32)
+    return [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in found]
+
+
 def _readable(x: Any) -> np.ndarray:
     """A C-contiguous, aligned array of native byte order; copied only if it is not."""
-    from jitseq.nn.foreign import to_array
-
-    array = to_array(x) if not isinstance(x, np.ndarray) else as_array(x)
+    array = as_array(x) if isinstance(x, np.ndarray) else to_array(x)
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
     return np.require(array, requirements=("C", "A"))
-
-

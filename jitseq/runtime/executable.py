@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import threading
+import sys
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jitseq.codegen.llvm.compiler import Library, compile_object
+from jitseq.config import logs
 from jitseq.ir.graph import Value
 from jitseq.ir.target import Target
 from jitseq.ir.text import graph_text, value_names
 from jitseq.passes.fusion_group import FusedGraph
-from jitseq.runtime.cache import Entry, load, store
+from jitseq.runtime.cache import Entry, discard, load, store
+from jitseq.runtime.compile_lock import COMPILING
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 DRAIN = ctypes.CFUNCTYPE(
@@ -72,7 +74,8 @@ class Manifest:
     def parse(stored: Mapping[str, Any]) -> Manifest:
         """From JSON, whose tuples are lists."""
         kernels = tuple(
-            KernelInfo(**{**item, "ops": tuple(item["ops"])}) for item in stored["kernels"]
+            KernelInfo(**{**item, "ops": tuple(item["ops"])})
+            for item in stored["kernels"]
         )
         packs = tuple((name, spec) for name, spec in stored["packs"])
         return Manifest(
@@ -105,8 +108,14 @@ class Executable:
         self.compile_seconds = seconds + time.perf_counter() - started
 
 
+class Found(NamedTuple):
+    """Code, and where this look-up found it: "memory", "disk" or "compiled"."""
+
+    code: Executable
+    place: str
+
+
 _loaded: weakref.WeakValueDictionary[str, Executable] = weakref.WeakValueDictionary()
-_lock = threading.RLock()
 
 
 def executable(
@@ -114,25 +123,44 @@ def executable(
     target: Target,
     disabled: frozenset[str] = frozenset(),
     profile: bool = False,
-) -> Executable:
+) -> Found:
     """The code for a graph; compiled unless memory or disk has it."""
     started = time.perf_counter()
     key = program_key(fused, target, disabled, profile)
-    with _lock:
-        found = _loaded.get(key)
-        if found is not None:
-            return found
-        entry = load(key)
-        origin = "disk"
-        if entry is None:
-            origin = "compiled"
+    with COMPILING:
+        known = _loaded.get(key)
+        if known is not None:
+            return Found(known, "memory")
+        made = _from_disk(key, started)
+        if made is None:
             entry = _compile(fused, target, disabled, profile)
             store(key, entry)
-        manifest = Manifest.parse(entry.manifest)
-        seconds = time.perf_counter() - started
-        made = Executable(key, manifest, entry.code, origin, seconds)
+            made = _loaded_entry(key, entry, "compiled", started)
         _loaded[key] = made
-        return made
+    if logs("codegen"):
+        print(
+            f"[jitseq codegen] {made.origin} {key}: {len(made.manifest.kernels)} "
+            f"kernels in {made.compile_seconds:.3f} s",
+            file=sys.stderr,
+        )
+    return Found(made, made.origin)
+
+
+def _from_disk(key: str, started: float) -> Executable | None:
+    entry = load(key)
+    if entry is None:
+        return None
+    try:
+        return _loaded_entry(key, entry, "disk", started)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        discard(key, f"it cannot be loaded ({type(error).__name__}: {error})")
+        return None
+
+
+def _loaded_entry(key: str, entry: Entry, origin: str, started: float) -> Executable:
+    manifest = Manifest.parse(entry.manifest)
+    seconds = time.perf_counter() - started
+    return Executable(key, manifest, entry.code, origin, seconds)
 
 
 def program_key(
@@ -155,10 +183,9 @@ def fingerprint() -> str:
     """Versions of jitseq (its files' sizes and times), NumPy and llvmlite."""
     import llvmlite
 
-    import jitseq
-
-    root = Path(jitseq.__file__).parent
-    parts = [jitseq.__version__, np.__version__, llvmlite.__version__]
+    package = sys.modules["jitseq"]
+    root = Path(__file__).parent.parent
+    parts = [package.__version__, np.__version__, llvmlite.__version__]
     for folder in ("ir", "ir/ops", "passes", "passes/lower", "codegen/llvm", "runtime"):
         for file in sorted((root / folder).glob("*.py")):
             status = file.stat()
@@ -182,9 +209,15 @@ def _compile(
             function = planned.program.kernels[planned.kernel_of_group[index]]
             kernels.append(
                 KernelInfo(
-                    function.name, group.ops, group.path, lowered.flops,
-                    lowered.moved_bytes, lowered.param_bytes, segment, stretch.block,
-                )  # fmt: skip
+                    name=function.name,
+                    ops=group.ops,
+                    path=group.path,
+                    flops=lowered.flops,
+                    bytes=lowered.moved_bytes,
+                    param_bytes=lowered.param_bytes,
+                    segment=segment,
+                    block=stretch.block,
+                )
             )
     packs = tuple(
         (names[source.value], asdict(source.pack))  # type: ignore[arg-type]

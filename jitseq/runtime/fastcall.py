@@ -27,6 +27,7 @@ import numpy as np
 from jitseq import config
 from jitseq.ir.variable import EPOCH
 from jitseq.runtime.cache import Entry, load, store
+from jitseq.runtime.compile_lock import COMPILING
 from jitseq.runtime.fastcall_ir import SYMBOL, WORDS, function_text
 from jitseq.runtime.fastcall_layout import array_new_address, layout_holds
 
@@ -79,8 +80,8 @@ class FastCall:
     ``ctx`` (int64, ``ctx_slots`` addresses) and the arena belong to ``function``
     alone: another path that runs the same program needs its own. Neither may be
     changed while `busy`. Keep the FastCall: when it is dropped, a ``function`` that
-    somebody kept declines every call. The owner keeps the entry's code and the arena
-    alive while a call may be running.
+    somebody kept declines every call. Whatever the program reads and writes must be
+    handed to `keep`: another thread may be inside the function at that moment.
     """
 
     def __init__(self, spec: SignatureSpec, native: _Native) -> None:
@@ -90,7 +91,7 @@ class FastCall:
         assert batched or not any(array.has_batch for array in spec.outputs)
         self._descrs = [np.dtype(array.dtype) for array in spec.inputs]
         self._state = _state_of(spec)
-        self.ctx: np.ndarray = self._state[-spec.ctx_slots :]
+        self.ctx: np.ndarray = np.asarray(self._state)[-spec.ctx_slots :]
         self.function: Callable[..., Any] = native.builtin(self._state)
         weakref.finalize(self, _retire, self._state).atexit = False
 
@@ -111,6 +112,10 @@ class FastCall:
         """The scratch memory handed to the entry."""
         self._state[_INDEX["arena"]] = address
 
+    def keep(self, *owners: object) -> None:
+        """Keep these (code, arena, weights) alive as long as ``function``."""
+        self._state.kept = owners
+
     @property
     def busy(self) -> bool:
         """Whether a call is running at this moment."""
@@ -122,7 +127,13 @@ def _retire(state: np.ndarray) -> None:
     state[_INDEX["n_inputs"]] = _NEVER
 
 
-def _state_of(spec: SignatureSpec) -> np.ndarray:
+class _State(np.ndarray):
+    """The words of one function, whose ``self`` it is, and what they point to."""
+
+    kept: tuple[object, ...] = ()
+
+
+def _state_of(spec: SignatureSpec) -> _State:
     """The int64 words that `fastcall_ir` describes, and ctx behind them."""
     words = _host_words() | {
         "epoch_address": EPOCH.ctypes.data,
@@ -146,7 +157,7 @@ def _state_of(spec: SignatureSpec) -> np.ndarray:
     block = np.zeros(len(state) + spec.ctx_slots, np.int64)
     block[: len(state)] = state
     block[_INDEX["ctx"]] = block.ctypes.data + len(state) * block.itemsize
-    return block
+    return block.view(_State)
 
 
 @cache
@@ -207,7 +218,8 @@ _loaded: list[_Native | None] = []
 def _native() -> _Native | None:
     """The machine code; loaded (and compiled, if the cache lacks it) once."""
     if not _loaded:
-        _loaded.append(_load())
+        with COMPILING:
+            _loaded.append(_load())
     return _loaded[0]
 
 

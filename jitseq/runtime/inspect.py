@@ -16,6 +16,7 @@ from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.pipeline import schedule
 from jitseq.runtime.bound import Bound
+from jitseq.runtime.compile_lock import COMPILING
 from jitseq.runtime.executable import RUN, executable
 from jitseq.runtime.report import Profile, kernel_times
 
@@ -25,9 +26,11 @@ FORMS = ("program", "llvm", "optimised", "assembly")
 def source(
     fused: FusedGraph, target: Target, disabled: frozenset[str], form: str
 ) -> str:
-    """The program as loop nests, LLVM IR (before or after LLVM's passes), or assembly."""
+    """The program as loop nests, LLVM IR (before or after its passes), or assembly."""
     if form not in FORMS:
-        raise UnsupportedError(f"source form {form!r}", hint=f"one of {', '.join(FORMS)}")
+        raise UnsupportedError(
+            f"source form {form!r}", hint=f"one of {', '.join(FORMS)}"
+        )
     program = schedule(fused, target, disabled).planned.program
     if form == "program":
         return program_text(program)
@@ -35,9 +38,10 @@ def source(
     text = render(program, target)
     if form == "llvm":
         return header + text
-    if form == "optimised":
-        return header + str(optimise(text, target))
-    return assembly(text, target)
+    with COMPILING:
+        if form == "optimised":
+            return header + str(optimise(text, target))
+        return assembly(text, target)
 
 
 def profile(
@@ -48,7 +52,7 @@ def profile(
     repeats: int | None,
 ) -> Profile:
     """Run a build with cycle counters around each kernel."""
-    code = executable(bound.fused, target, disabled, profile=True)
+    code = executable(bound.fused, target, disabled, profile=True).code
     if repeats is None:
         started = time.perf_counter()
         bound.run_profiled(inputs, code, 1)
@@ -74,7 +78,8 @@ declare i64 @llvm.readcyclecounter()
 
     from jitseq.codegen.llvm.host import host_target
 
-    library = Library(compile_object(text, host_target()), ("jitseq_cycles",))
+    with COMPILING:
+        library = Library(compile_object(text, host_target()), ("jitseq_cycles",))
     read = ctypes.CFUNCTYPE(ctypes.c_int64)(library.address("jitseq_cycles"))
     first, started = read(), time.perf_counter()
     while time.perf_counter() - started < 0.02:
@@ -87,9 +92,10 @@ def machine_peaks(target: Target) -> tuple[float, float]:
     """GFLOP/s of independent FMAs, GB/s of reading 16 MB, on one core."""
     from jitseq.runtime.peaks import peak_text
 
-    library = Library(
-        compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read")
-    )
+    with COMPILING:
+        library = Library(
+            compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read")
+        )
     block = np.zeros(16 << 20, np.uint8)
     best_fma = best_read = 0.0
     fma, read = RUN(library.address("jitseq_fma")), RUN(library.address("jitseq_read"))

@@ -29,7 +29,9 @@ def aligned_empty(count: int, dtype: Any) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     size = count * dtype.itemsize
-    raw = _huge_pages(size) if size >= HUGE_FROM else np.empty(size + ALIGNMENT, np.uint8)
+    raw = (
+        _huge_pages(size) if size >= HUGE_FROM else np.empty(size + ALIGNMENT, np.uint8)
+    )
     skip = -raw.ctypes.data % ALIGNMENT
     return raw[skip : skip + size].view(dtype)
 

@@ -32,9 +32,7 @@ def _loop(name: str, vector: str, count: int, step: list[str]) -> str:
         for k in range(count)
     ]
     total = ["  %u0 = fadd " + vector + " %t0, %first"]
-    total += [
-        f"  %u{k} = fadd {vector} %u{k - 1}, %t{k}" for k in range(1, count)
-    ]
+    total += [f"  %u{k} = fadd {vector} %u{k - 1}, %t{k}" for k in range(1, count)]
     return "\n".join(
         [
             f"define void @{name}(ptr %p, ptr %unused, i64 %n) #0 {{",

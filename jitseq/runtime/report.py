@@ -38,7 +38,9 @@ class Report:
                 f"{kernel.flops / 1e6:>10.3f}{kernel.bytes / 1e3:>10.1f}"
                 f"{kernel.param_bytes / 1e3:>12.1f}{kernel.block:>7}"
             )
-            lines.append(f"{_cut(name, 47):<48}{numbers}  {_cut(kernel.path, 20)}".rstrip())
+            lines.append(
+                f"{_cut(name, 47):<48}{numbers}  {_cut(kernel.path, 20)}".rstrip()
+            )
         if self.not_fused:
             lines += ["", "not fused"]
             lines += [_cut(f"  {refusal}", COLUMNS) for refusal in self.not_fused]
@@ -93,7 +95,8 @@ class Profile:
 
     def __str__(self) -> str:
         total = sum(kernel.seconds for kernel in self.kernels) or 1.0
-        head = f"{'kernel':<44}{'µs':>10}{'share':>7}{'GFLOP/s':>9}{'of peak':>8}{'GB/s':>7}"
+        head = f"{'kernel':<44}{'µs':>10}{'share':>7}{'GFLOP/s':>9}"
+        head += f"{'of peak':>8}{'GB/s':>7}"
         lines = [head]
         for kernel in self.kernels:
             share = kernel.gflops / self.peak_gflops
@@ -125,6 +128,8 @@ def kernel_times(
         blocks = -(-images // info.block)
         moved = info.bytes * images + info.param_bytes * blocks
         times.append(
-            KernelTime(info.name, info.ops, info.path, spent, info.flops * images, moved)
+            KernelTime(
+                info.name, info.ops, info.path, spent, info.flops * images, moved
+            )
         )
     return tuple(times)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from jitseq import config
 from jitseq.errors import JitseqError
+from jitseq.ir.variable import ask_again
 
 Task = Callable[[], object]
 
@@ -56,16 +57,22 @@ def set_num_threads(n: int) -> None:
         JitseqError: ``n`` is not an integer of 1 or more.
     """
     global _chosen
+    _chosen = checked_threads(n, "set_num_threads")
+    ask_again()
+
+
+def checked_threads(n: object, where: str) -> int:
+    """``n`` as an int of 1 or more; raises JitseqError, naming ``where``, if not."""
     try:
-        number = operator.index(n)
+        number = operator.index(n)  # type: ignore[arg-type]
     except TypeError:
         number = 0
     if number < 1 or isinstance(n, bool):
         raise JitseqError(
-            "set_num_threads: not a number of threads",
+            f"{where}: not a number of threads",
             facts={"got": repr(n), "expected": "an integer, 1 or more"},
         )
-    _chosen = number
+    return number
 
 
 def _available() -> int:
