@@ -69,9 +69,13 @@ class UnsupportedError(JitseqError, NotImplementedError):
     """A layer, option or operation that jitseq does not cover; says what would work."""
 
 
+class RangeError(JitseqError, ValueError, IndexError):
+    """A label or probability outside of the range that a loss accepts."""
+
+
 class TraceError(JitseqError, TypeError):
     """A traced function used a value that is only known when the program runs."""
 
 
 class NeedsStaticBatch(Exception):
-    """Internal: the batch extent was used where a number is needed; trace statically."""
+    """Internal: a number was needed where the batch extent stands; trace statically."""

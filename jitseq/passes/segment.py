@@ -32,11 +32,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Kernels ``start:stop`` and their block size."""
+    """Kernels ``start:stop`` and their block size.
+
+    From ``least`` images at a time, reading weights is hidden behind the work.
+    """
 
     start: int
     stop: int
     block: int
+    least: int
 
 
 def segments(
@@ -44,7 +48,7 @@ def segments(
 ) -> tuple[Stretch, ...]:
     """Split kernels, in order, into segments with a block size each."""
     if not enabled:
-        return (Stretch(0, len(kernels), 1),) if kernels else ()
+        return (Stretch(0, len(kernels), 1, 1),) if kernels else ()
     found: list[Stretch] = []
     start = 0
     open_range = Range(1, LARGEST_BLOCK)
@@ -53,11 +57,12 @@ def segments(
         least = max(open_range.least, suits.least)
         most = min(open_range.most, suits.most)
         if least > most and index > start:
-            found.append(Stretch(start, index, open_range.most))
+            found.append(Stretch(start, index, open_range.most, open_range.least))
             start, least, most = index, suits.least, suits.most
         open_range = Range(least, max(least, most))
     if kernels:
-        found.append(Stretch(start, len(kernels), open_range.most))
+        last = open_range
+        found.append(Stretch(start, len(kernels), last.most, last.least))
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,9 @@ RELEASE_GIL_FLOPS = 1_000_000
 
 KEPT_ARENAS = os.cpu_count() or 1
 """Scratch memories a program keeps between calls, if a call uses no more threads."""
+
+FAST_BATCH = 16
+"""Images up to which the native path keeps memory for what crosses segments."""
 
 BLOCKS_A_THREAD = 4
 """Shares of the batch that each thread draws: a late thread takes fewer of them."""
@@ -51,6 +55,7 @@ class Bound:
         self.input_types = [value.type for value in fused.graph.inputs]
         self.output_types = list(output_types)
         self._arenas: list[np.ndarray] = []
+        self._spare_scratch: _Scratch | None = None
         self._versions: tuple[int, ...] | None = None
         self._packed: _Packed = _Packed([])
         self._fast: FastCall | None = None
@@ -97,12 +102,21 @@ class Bound:
         if len(self._arenas) < max(threads, KEPT_ARENAS):
             self._arenas.append(arena)
 
+    def _new_scratch(self, n: int) -> _Scratch:
+        """Memory for what crosses segments, for ``n`` images."""
+        sizes = self.code.manifest.batch_bytes
+        arrays = [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in sizes]
+        return _Scratch(n, arrays)
+
+    def _take_scratch(self, n: int) -> _Scratch:
+        """What the last call left, when it is large enough, or new memory."""
+        spare, self._spare_scratch = self._spare_scratch, None
+        return spare if spare and spare.images >= n else self._new_scratch(n)
+
     # calls
 
     def fast_call(self, threads: int) -> FastCall | None:
         """The native path for this signature; None where it would not be right."""
-        if self.code.manifest.batch_bytes:
-            return None
         fast = self._fast
         if fast is None or self._fast_threads != threads:
             fast = self._make_fast(threads)
@@ -118,12 +132,14 @@ class Bound:
         batched = any(type.has_batch for type in self.input_types)
         if not self.input_types or not all(map(_fits_fast_path, self.output_types)):
             return None
-        largest = 1 << 40
+        largest = FAST_BATCH if manifest.batch_bytes else 1 << 40
         if threads > 1:
-            largest = max(1, THREADING_FLOPS // max(manifest.flops, 1))
+            one_thread = max(1, THREADING_FLOPS // max(manifest.flops, 1))
+            largest = min(largest, one_thread)
         if not batched and any(type.has_batch for type in self.output_types):
             return None
         epoch, packed = self.epoch, self._packed
+        scratch = self._new_scratch(largest)
         fast = FastCall.create(
             SignatureSpec(
                 tuple(map(_array_spec, self.input_types)),
@@ -137,11 +153,12 @@ class Bound:
         if fast is None:
             return None
         first = len(self.input_types) + len(self.output_types)
-        fast.ctx[first : first + len(packed.addresses)] = packed.addresses
+        places = [*packed.addresses, *(array.ctypes.data for array in scratch.arrays)]
+        fast.ctx[first : first + len(places)] = places
         arena = self._take_arena()
         fast.set_arena(arena.ctypes.data)
         fast.set_epoch(epoch)
-        fast.keep(self.code, packed, arena)
+        fast.keep(self.code, packed, arena, scratch)
         return fast
 
     def call(self, inputs: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
@@ -150,8 +167,8 @@ class Bound:
         outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
         if n == 0:
             return outputs
-        packed, scratch = self._packed, self._scratch(n)
-        context = _context(inputs, outputs, packed, scratch)
+        packed, scratch = self._packed, self._take_scratch(n)
+        context = _context(inputs, outputs, packed, scratch.arrays)
         shares = min(threads, n)
         if shares > 1 and self.code.manifest.flops * n >= THREADING_FLOPS:
             self._call_on_threads(context, n, shares)
@@ -159,12 +176,8 @@ class Bound:
             arena = self._take_arena()
             self.code.run(context.ctypes.data, arena.ctypes.data, n)
             self._give_arena(arena, threads)
+        self._spare_scratch = scratch
         return outputs
-
-    def _scratch(self, n: int) -> list[np.ndarray]:
-        """Memory for what crosses segments, for the whole batch."""
-        sizes = self.code.manifest.batch_bytes
-        return [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in sizes]
 
     def batch(self, inputs: Sequence[np.ndarray]) -> int:
         for array, type in zip(inputs, self.input_types, strict=True):
@@ -174,12 +187,12 @@ class Bound:
 
     def _call_on_threads(self, context: np.ndarray, n: int, threads: int) -> None:
         """One segment after the other; threads draw shares of the batch."""
-        for drain, block in zip(
-            self.code.drain, self.code.manifest.blocks, strict=True
+        manifest = self.code.manifest
+        for drain, block, least in zip(
+            self.code.drain, manifest.blocks, manifest.least_blocks, strict=True
         ):
             counter = ctypes.c_int64(0)
-            share = -(-n // (threads * BLOCKS_A_THREAD))
-            grain = share if share < block else -(-share // block) * block
+            grain = share_of_batch(n, threads, block, least)
             self._drain_segment(drain, context, counter, n, grain, threads)
 
     def _drain_segment(
@@ -206,8 +219,8 @@ class Bound:
         n = self.batch(inputs)
         outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
         cycles = np.zeros(len(code.manifest.kernels), np.int64)
-        packed, scratch = self._packed, [*self._scratch(n), cycles]
-        context = _context(inputs, outputs, packed, scratch)
+        packed, scratch = self._packed, self._new_scratch(n)
+        context = _context(inputs, outputs, packed, [*scratch.arrays, cycles])
         arena = self._take_arena()
         code.run(context.ctypes.data, arena.ctypes.data, n)
         cycles[:] = 0
@@ -215,6 +228,24 @@ class Bound:
             code.run(context.ctypes.data, arena.ctypes.data, n)
         self._give_arena(arena, 1)
         return cycles
+
+
+def share_of_batch(n: int, threads: int, block: int, least: int) -> int:
+    """Images that a thread draws at a time.
+
+    Several shares for each thread even out delays; but a share has at least the
+    images that hide the reading of weights, and whole blocks where it exceeds one.
+    """
+    share = -(-n // (threads * BLOCKS_A_THREAD))
+    share = max(share, min(least, -(-n // threads)))
+    return share if share < block else -(-share // block) * block
+
+
+class _Scratch(NamedTuple):
+    """Buffers that cross segments, large enough for ``images``."""
+
+    images: int
+    arrays: list[np.ndarray]
 
 
 class _Packed:

@@ -22,7 +22,9 @@ import numpy as np
 
 from jitseq.codegen.llvm.compiler import Library, compile_object
 from jitseq.config import logs
+from jitseq.ir.compute import Pointwise
 from jitseq.ir.graph import Value
+from jitseq.ir.op import get_op
 from jitseq.ir.target import Target
 from jitseq.ir.text import graph_text, value_names
 from jitseq.passes.fusion_group import FusedGraph
@@ -62,6 +64,7 @@ class Manifest:
     arena_bytes: int
     batch_bytes: tuple[int, ...]
     blocks: tuple[int, ...]
+    least_blocks: tuple[int, ...]
     packs: tuple[tuple[str, Mapping[str, Any]], ...]
     kernels: tuple[KernelInfo, ...]
 
@@ -83,6 +86,7 @@ class Manifest:
             stored["arena_bytes"],
             tuple(stored["batch_bytes"]),
             tuple(stored["blocks"]),
+            tuple(stored["least_blocks"]),
             packs,
             kernels,
         )
@@ -174,8 +178,24 @@ def program_key(
         " ".join(sorted(disabled)),
         str(profile),
         fingerprint(),
+        *_other_ops(fused),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _other_ops(fused: FusedGraph) -> list[str]:
+    """The meaning of ops that were registered from outside of this package."""
+    found = []
+    for name in sorted({node.op for node in fused.graph.nodes}):
+        compute = get_op(name).compute
+        function = compute.expr if isinstance(compute, Pointwise) else compute
+        if function is None or function.__module__.startswith("jitseq."):
+            continue
+        code = function.__code__
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        body = (code.co_code.hex(), code.co_consts, code.co_names, cells)
+        found.append(f"{name} {body!r}")
+    return found
 
 
 @cache
@@ -229,6 +249,7 @@ def _compile(
         program.arena_bytes,
         program.batch_bytes,
         tuple(segment.block for segment in program.segments),
+        tuple(stretch.least for stretch in scheduled.stretches),
         packs,
         tuple(kernels),
     )
