@@ -17,7 +17,7 @@ from jitseq.nn.init import manual_seed
 
 if TYPE_CHECKING:
     from jitseq import datasets
-    from jitseq.api import jit, trace
+    from jitseq.api import jit, trace, value_and_grad, vjp
     from jitseq.runtime.compiled import Compiled
     from jitseq.runtime.threads import get_num_threads, set_num_threads
 
@@ -37,12 +37,16 @@ __all__ = [
     "nn",
     "set_num_threads",
     "trace",
+    "value_and_grad",
+    "vjp",
 ]
 
 _LAZY = {
     "Compiled": "jitseq.runtime.compiled",
     "jit": "jitseq.api",
     "trace": "jitseq.api",
+    "value_and_grad": "jitseq.api",
+    "vjp": "jitseq.api",
     "get_num_threads": "jitseq.runtime.threads",
     "set_num_threads": "jitseq.runtime.threads",
 }

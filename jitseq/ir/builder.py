@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jitseq.ir.graph import Graph, Node, Value
-from jitseq.ir.op import get_op, infer_type
+from jitseq.ir.op import get_op
 from jitseq.ir.types import TensorType
 from jitseq.ir.variable import Variable
 
@@ -61,7 +61,7 @@ class Builder:
     def emit(self, op: str, inputs: Iterable[Value], **attrs: Any) -> Value:
         """Append a node with one output and return it."""
         inputs = tuple(inputs)
-        type = infer_type(get_op(op), (value.type for value in inputs), attrs)
+        type = get_op(op).infer(*(value.type for value in inputs), **attrs)
         node = Node(op, inputs, attrs, (Value(type),), self.path, len(self.nodes))
         self.nodes.append(node)
         return node.output

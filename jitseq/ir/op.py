@@ -1,23 +1,31 @@
 """The Op record: everything that jitseq knows of one primitive, in one place.
 
 A family file in `ir/ops/` registers records; type inference, the NumPy reference,
-how the op computes, and its examples are read from there by every other layer.
+how the op computes, its gradient, and its examples are read from there by every other
+layer.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from jitseq.errors import ShapeError, UnsupportedError
+from jitseq.errors import UnsupportedError
+from jitseq.ir.graph import Node, Value
 from jitseq.ir.types import TensorType
 
 Infer = Callable[..., TensorType]
 Reference = Callable[..., np.ndarray]
+Emit = Callable[..., Value]
+"""``emit(op, *inputs, **attrs)`` appends a node and returns its output."""
+Cotangents = tuple[Value | None, ...]
+Vjp = Callable[[Emit, Node, Cotangents], Cotangents]
+"""``vjp(emit, node, cotangents of the outputs) -> cotangents of the inputs``.
+
+A cotangent has its value's type; None stands for zero."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,14 @@ class Example:
 
     ``shapes`` are the input shapes; ``attrs`` the op's attributes. Values are drawn
     from a normal distribution by the tests, in ``low..high`` where they are given.
+    ``below`` names inputs that are numbers 0, 1, … below a bound instead, as uint8.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     low: float | None = None
     high: float | None = None
+    below: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,8 @@ class Op:
     compute    how it is lowered: a `Pointwise`, or a function (types, attrs) ->
                `Contraction` | `Window` | `Reduction` | `Movement`; see `ir/compute.py`
     monotone   non-decreasing in its only input, so it commutes with max-pooling
+    vjp        the gradient, written in ops; None where there is none
+    lowered    whether compiled programs may contain the op
     """
 
     name: str
@@ -51,6 +63,8 @@ class Op:
     compute: Any
     monotone: Callable[[Mapping[str, Any]], bool] | None = None
     examples: tuple[Example, ...] = ()
+    vjp: Vjp | None = None
+    lowered: bool = True
 
 
 REGISTRY: dict[str, Op] = {}
@@ -73,26 +87,3 @@ def get_op(name: str) -> Op:
         return REGISTRY[name]
     except KeyError:
         raise UnsupportedError(f"there is no op named {name!r}") from None
-
-
-ADDRESSABLE = 1 << 47
-"""Bytes of memory that a process can address."""
-
-
-def infer_type(
-    op: Op, types: Iterable[TensorType], attrs: Mapping[str, Any]
-) -> TensorType:
-    """The type of the op's output.
-
-    Raises:
-        ShapeError: the operands do not fit, or no machine could hold the output.
-    """
-    type = op.infer(*types, **attrs)
-    size = math.prod(type.inner_shape) * np.dtype(type.dtype).itemsize
-    if size >= ADDRESSABLE:
-        raise ShapeError(
-            f"{op.name}: the output is too large",
-            facts={"output": type, "bytes": size},
-            hint="check kernel sizes, paddings, strides and target shapes",
-        )
-    return type

@@ -3,6 +3,7 @@
 Nothing here computes: layers hold state and options, and apply ops of `jitseq.ir`.
 """
 
+from jitseq.errors import RangeError
 from jitseq.nn import functional
 from jitseq.nn.activation import (
     CELU,
@@ -34,6 +35,16 @@ from jitseq.nn.dropout import Dropout
 from jitseq.nn.functional.arguments import OptionError
 from jitseq.nn.init import manual_seed
 from jitseq.nn.linear import Linear
+from jitseq.nn.loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from jitseq.nn.module import Module
 from jitseq.nn.parameter import Buffer, Parameter
 from jitseq.nn.pooling import (
@@ -47,10 +58,12 @@ from jitseq.nn.state import IncompatibleKeys, StateDictError
 
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d",
-    "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Buffer", "Conv2d", "ConvTranspose2d",
-    "Dropout", "Flatten", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity",
-    "IncompatibleKeys", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax",
-    "MaxPool2d", "Mish", "Module", "OptionError", "PReLU", "Parameter", "ReLU",
-    "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus",
-    "Softsign", "StateDictError", "Tanh", "Unflatten", "functional", "manual_seed",
+    "AvgPool2d", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d",
+    "Buffer", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Flatten",
+    "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity",
+    "IncompatibleKeys", "L1Loss", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax",
+    "MSELoss", "MaxPool2d", "Mish", "Module", "NLLLoss", "OptionError", "PReLU",
+    "Parameter", "RangeError", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid",
+    "SmoothL1Loss", "Softmax", "Softmin", "Softplus", "Softsign", "StateDictError",
+    "Tanh", "Unflatten", "functional", "manual_seed",
 ]  # fmt: skip

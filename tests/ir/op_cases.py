@@ -1,4 +1,4 @@
-"""Every op with each of its examples, and seeded inputs for them."""
+"""Every lowered op with each of its examples, and seeded inputs for them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jitseq.ir.types import BATCH, TensorType
 CASES = [
     pytest.param(op, example, id=f"{op.name}-{index}")
     for op in REGISTRY.values()
+    if op.lowered
     for index, example in enumerate(op.examples)
 ]
 CONTRACTIONS = ("conv2d", "conv_transpose2d", "linear")
@@ -23,7 +24,11 @@ def inputs_of(op: Op, example: Example, dtype: str = "float64") -> list[np.ndarr
     """Normal numbers, or uniform ones between the example's bounds."""
     rng = np.random.default_rng(zlib.crc32(op.name.encode()))
     arrays = []
-    for shape in example.shapes:
+    for position, shape in enumerate(example.shapes):
+        if position in example.below:
+            bound = example.below[position]
+            arrays.append(rng.integers(bound, size=shape, dtype=np.uint8))
+            continue
         if example.low is None:
             array = rng.normal(size=shape)
         else:

@@ -60,12 +60,22 @@ def constant(*, value: float, dtype: str) -> Any:
     return torch.tensor(value, dtype=getattr(torch, dtype))
 
 
+def at_label(x: Any, a: Any, b: Any) -> Any:
+    return torch.where(a == b, x, torch.zeros_like(x))
+
+
+def binary_cross_entropy(x: Any, t: Any) -> Any:
+    x, t = torch.broadcast_tensors(x, t)
+    return F.binary_cross_entropy(x, t, reduction="none")
+
+
 TORCH_OPS = {
+    "at_label": at_label, "binary_cross_entropy": binary_cross_entropy,
     "conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d, "pad": pad,
     "reshape": reshape, "broadcast": broadcast, "slice": narrow, "prelu": prelu,
     "constant": constant, "concat": lambda *xs, dim: torch.cat(xs, dim),
     "sum": reduction("sum"), "mean": reduction("mean"), "max": reduction("amax"),
-    "erf": torch.erf,
+    "erf": torch.erf, "copy": torch.clone,
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from jitseq.codegen.llvm.instructions import INSTRUCTIONS, count_math
 from jitseq.codegen.llvm.types import ELEMENTS, llvm_type
 from jitseq.ir.program import Affine, Buffer, Instr, Kernel, Loop, Pointer, Reg, Type
 
-
 INLINED_MATH = 6
 """Calls of vector functions in a kernel up to which each is written in line; more
 would mostly be code to compile (a tanh behind a 28-row tile: 0.3 s)."""

@@ -1,7 +1,8 @@
 """Activations and other functions of one number, each an expression.
 
-The derivative stands beside each formula; ``y`` is the output. NaN maps to NaN and
-infinities to PyTorch's limits. An expression is also what compiled kernels evaluate,
+The derivative stands beside each formula; ``y`` is the output. Derivatives as
+expressions are in `jitseq.ir.ops.activation_grad`. NaN maps to NaN and infinities to
+PyTorch's limits. An expression is also what compiled kernels evaluate,
 so it has few operations and, where possible, one exponential; ``where`` evaluates
 both sides, and the side that is not taken may overflow.
 """
@@ -13,21 +14,18 @@ from typing import Any
 
 from jitseq.errors import UnsupportedError
 from jitseq.ir.op import Example
+from jitseq.ir.ops import activation_grad as grad
+from jitseq.ir.ops.constants import MISH_LINEAR, SELU_ALPHA, SELU_SCALE
 from jitseq.ir.ops.pointwise import Attrs, unary
-
-SELU_ALPHA = 1.6732632423543772
-SELU_SCALE = 1.0507009873554805
-"""Klambauer et al. 2017, Self-Normalizing Neural Networks."""
-
-MISH_LINEAR = 20.0
-"""tanh(softplus(x)) rounds to 1 beyond it, also in float64."""
 
 SHAPES = (((2, 3, 5, 7),), ((1, 1),), ((33,),))
 
 
-def _examples(*options: dict[str, Any], **bounds: float) -> tuple[Example, ...]:
+def _examples(
+    *options: dict[str, Any], low: float | None = None, high: float | None = None
+) -> tuple[Example, ...]:
     return tuple(
-        Example(shapes, attrs, **bounds)
+        Example(shapes, attrs, low, high)
         for shapes in SHAPES
         for attrs in (options or ({},))
     )
@@ -43,7 +41,7 @@ def relu(m: Any, x: Any) -> Any:
 
 
 def relu6(m: Any, x: Any) -> Any:
-    """min(max(x, 0), 6); derivative 1 where 0 < y < 6, else 0."""
+    """min(max(x, 0), 6); derivative 1 where 0 < x < 6, else 0."""
     return hardtanh(m, x, min_val=0, max_val=6)
 
 
@@ -94,7 +92,7 @@ def silu(m: Any, x: Any) -> Any:
 def mish(m: Any, x: Any) -> Any:
     """x tanh(log(1 + eˣ)) = x n / (n + 2) with n = eˣ (eˣ + 2). Misra 2019, Mish.
 
-    Derivative y/x + x t (1 - (y/x)²) with t = σ(x).
+    Derivative t + x σ(x) (1 - t²) with t = n / (n + 2).
     """
     e = m.exp(x)
     n = e * (e + 2)
@@ -166,25 +164,28 @@ def _check_gelu(attrs: Attrs) -> None:
         )
 
 
-unary("relu", relu, *_examples(), monotone=_always)
-unary("relu6", relu6, *_examples(), monotone=_always)
+unary("relu", relu, grad.RELU, *_examples(), monotone=_always)
+unary("relu6", relu6, grad.RELU6, *_examples(), monotone=_always)
 # A slope of 0 would turn -inf into NaN, which a later maximum spreads.
 unary(
     "leaky_relu",
     leaky_relu,
+    grad.LEAKY_RELU,
     *_examples({"negative_slope": 0.01}, {"negative_slope": -0.5}),
     monotone=lambda attrs: bool(attrs["negative_slope"] > 0),
 )
 unary(
     "elu",
     elu,
+    grad.ELU,
     *_examples({"alpha": 1.0}, {"alpha": 0.3}),
     monotone=lambda attrs: bool(attrs["alpha"] >= 0),
 )
-unary("selu", selu, *_examples(), monotone=_always)
+unary("selu", selu, grad.SELU, *_examples(), monotone=_always)
 unary(
     "celu",
     celu,
+    grad.CELU,
     *_examples({"alpha": 1.0}, {"alpha": 0.7}),
     monotone=lambda attrs: bool(attrs["alpha"] > 0),
     check=_check_celu,
@@ -192,35 +193,38 @@ unary(
 unary(
     "gelu",
     gelu,
+    grad.GELU,
     *_examples({"approximate": "none"}, {"approximate": "tanh"}),
     check=_check_gelu,
 )
-unary("silu", silu, *_examples())
-unary("mish", mish, *_examples())
-unary("hardswish", hardswish, *_examples())
-unary("hardsigmoid", hardsigmoid, *_examples(), monotone=_always)
+unary("silu", silu, grad.SILU, *_examples())
+unary("mish", mish, grad.MISH, *_examples())
+unary("hardswish", hardswish, grad.HARDSWISH, *_examples())
+unary("hardsigmoid", hardsigmoid, grad.HARDSIGMOID, *_examples(), monotone=_always)
 unary(
     "hardtanh",
     hardtanh,
+    grad.HARDTANH,
     *_examples({"min_val": -1.0, "max_val": 1.0}, {"min_val": 0.25, "max_val": 0.5}),
     monotone=lambda attrs: bool(attrs["min_val"] <= attrs["max_val"]),
 )
-unary("sigmoid", sigmoid, *_examples(), monotone=_always)
-unary("logsigmoid", logsigmoid, *_examples(), monotone=_always)
-unary("tanh", tanh, *_examples(), monotone=_always)
+unary("sigmoid", sigmoid, grad.SIGMOID, *_examples(), monotone=_always)
+unary("logsigmoid", logsigmoid, grad.LOGSIGMOID, *_examples(), monotone=_always)
+unary("tanh", tanh, grad.TANH, *_examples(), monotone=_always)
 # The step down at the threshold is lost in rounding from the default 20 upwards.
 unary(
     "softplus",
     softplus,
+    grad.SOFTPLUS,
     *_examples({"beta": 1.0, "threshold": 20.0}, {"beta": 2.5, "threshold": 1.0}),
     monotone=lambda attrs: bool(attrs["beta"] > 0 and attrs["threshold"] >= 20),
     check=_check_softplus,
 )
-unary("softsign", softsign, *_examples())
-unary("neg", lambda m, x: -x, *_examples())
-unary("exp", lambda m, x: m.exp(x), *_examples(), monotone=_always)
-unary("log", lambda m, x: m.log(x), *_examples(low=0.1, high=9.0))
-unary("sqrt", lambda m, x: m.sqrt(x), *_examples(low=0.0, high=9.0))
-unary("rsqrt", lambda m, x: 1 / m.sqrt(x), *_examples(low=0.1, high=9.0))
-unary("abs", lambda m, x: m.abs(x), *_examples())
-unary("erf", lambda m, x: m.erf(x), *_examples(), monotone=_always)
+unary("softsign", softsign, grad.SOFTSIGN, *_examples())
+unary("neg", lambda m, x: -x, grad.NEG, *_examples())
+unary("exp", lambda m, x: m.exp(x), grad.EXP, *_examples(), monotone=_always)
+unary("log", lambda m, x: m.log(x), grad.LOG, *_examples(low=0.1, high=9.0))
+unary("sqrt", lambda m, x: m.sqrt(x), grad.SQRT, *_examples(low=0.0, high=9.0))
+unary("rsqrt", lambda m, x: 1 / m.sqrt(x), grad.RSQRT, *_examples(low=0.1, high=9.0))
+unary("abs", lambda m, x: m.abs(x), grad.ABS, *_examples())
+unary("erf", lambda m, x: m.erf(x), grad.ERF, *_examples(), monotone=_always)

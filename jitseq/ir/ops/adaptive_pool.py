@@ -1,7 +1,8 @@
 """Pooling to a given output size.
 
 Output i of an axis covers ``floor(i H / OH) <= row < ceil((i + 1) H / OH)``; windows
-overlap where OH does not divide H. Gradients are those of `jitseq.ir.ops.pool`.
+overlap where OH does not divide H. Gradients are those of
+`jitseq.ir.ops.pool_grad`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from jitseq.ir.compute import AxisWindows, Window
 from jitseq.ir.op import Example, Op, register
 from jitseq.ir.ops.checks import require_at_least, require_images, result_type
+from jitseq.ir.ops.pool_grad import register_average_gradient, register_max_gradient
 from jitseq.ir.ops.windows import pool_average, pool_max
 from jitseq.ir.types import TensorType
 
@@ -60,12 +62,12 @@ def adaptive_max_pool2d(x: np.ndarray, *, output_size: Pair) -> np.ndarray:
     return pool_max(x, *_windows(x.shape, output_size))
 
 
-def compute_adaptive_avg_pool2d(types: tuple[TensorType, ...], attrs: Any) -> Window:
-    return Window("avg", *_windows(types[0].shape, attrs["output_size"]))
+def average_window(x: TensorType, *, output_size: Pair) -> Window:
+    return Window("avg", *_windows(x.shape, output_size))
 
 
-def compute_adaptive_max_pool2d(types: tuple[TensorType, ...], attrs: Any) -> Window:
-    return Window("max", *_windows(types[0].shape, attrs["output_size"]))
+def max_window(x: TensorType, *, output_size: Pair) -> Window:
+    return Window("max", *_windows(x.shape, output_size))
 
 
 EXAMPLES = (
@@ -80,8 +82,11 @@ register(
         "adaptive_avg_pool2d",
         infer_adaptive_avg_pool2d,
         adaptive_avg_pool2d,
-        compute_adaptive_avg_pool2d,
+        lambda types, attrs: average_window(types[0], **attrs),
         examples=EXAMPLES,
+        vjp=register_average_gradient(
+            "adaptive_avg_pool2d", average_window, infer_adaptive_avg_pool2d, *EXAMPLES
+        ),
     )
 )
 register(
@@ -89,7 +94,10 @@ register(
         "adaptive_max_pool2d",
         infer_adaptive_max_pool2d,
         adaptive_max_pool2d,
-        compute_adaptive_max_pool2d,
+        lambda types, attrs: max_window(types[0], **attrs),
         examples=EXAMPLES,
+        vjp=register_max_gradient(
+            "adaptive_max_pool2d", max_window, infer_adaptive_max_pool2d, *EXAMPLES
+        ),
     )
 )

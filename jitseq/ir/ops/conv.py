@@ -4,7 +4,8 @@
     * x[n, i, y sh + ky dh - top, x sw + kx dw - left]``, zero outside of the input,
 with i over the channels of o's group. With g the cotangent of y, dx is the transposed
 convolution of g with w, ``dw[o, i, ky, kx] = Σ_{n, y, x} g[n, o, y, x] x[n, i, …]`` at
-the same positions, and ``db[o] = Σ_{n, y, x} g[n, o, y, x]``.
+the same positions (both in `jitseq.ir.ops.conv_grad`), and
+``db[o] = Σ_{n, y, x} g[n, o, y, x]``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from jitseq.errors import ShapeError
 from jitseq.ir.compute import Contraction, Phase, Tap
-from jitseq.ir.op import Example, Op, register
+from jitseq.ir.graph import Node
+from jitseq.ir.op import Cotangents, Emit, Example, Op, register
 from jitseq.ir.ops.checks import (
     require_at_least,
     require_images,
@@ -135,16 +137,24 @@ def conv2d(
     groups: int,
 ) -> np.ndarray:
     """Windows unrolled into a matrix; depthwise kernels tap by tap instead."""
-    span = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:]))
     with np.errstate(all="ignore"):
-        view = sliding_window_view(pad_images(x, padding), span, axis=(2, 3))
-        view = view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-        windows = view.transpose(0, 1, 4, 5, 2, 3)
+        padded = pad_images(x, padding)
+        windows = unrolled(padded, w.shape[2:], stride, dilation)
         multiply = _multiply_taps if w.shape[1] == 1 and groups > 1 else _multiply
         result = multiply(windows, w, groups)
         if bias:
             result += bias[0][:, None, None]
     return result
+
+
+def unrolled(
+    x: np.ndarray, kernel: tuple[int, ...], stride: Pair, dilation: Pair
+) -> np.ndarray:
+    """A view of all windows of padded images, ``[N, C, KH, KW, OH, OW]``."""
+    span = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
+    view = sliding_window_view(x, span, axis=(2, 3))
+    view = view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+    return view.transpose(0, 1, 4, 5, 2, 3)
 
 
 def _multiply(windows: np.ndarray, w: np.ndarray, groups: int) -> np.ndarray:
@@ -180,22 +190,29 @@ def compute_conv2d(types: tuple[TensorType, ...], attrs: Any) -> Contraction:
     x, w = types[:2]
     padding, dilation = attrs["padding"], attrs["dilation"]
     size = _output_size(x, w, attrs["stride"], padding, dilation)
-    taps = (
-        Tap(ky * dilation[0] - padding[0], kx * dilation[1] - padding[2], ky, kx)
-        for ky, kx in np.ndindex(*w.shape[2:])
-    )
+    origin, kernel = (padding[0], padding[2]), (w.shape[2], w.shape[3])
     in_size = (x.shape[2], x.shape[3])
-    phase = Phase((0, 0), (1, 1), size, attrs["stride"], ())
     return Contraction(
         groups=attrs["groups"],
         in_channels=x.shape[1],
         out_channels=w.shape[0],
         in_size=in_size,
         out_size=size,
-        phases=(with_useful_taps(phase, taps, in_size),),
+        phases=(conv_phase(in_size, size, kernel, attrs["stride"], origin, dilation),),
         weight_axes="oihw",
         has_bias=len(types) == 3,
     )
+
+
+def conv_phase(
+    in_size: Pair, size: Pair, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
+) -> Phase:
+    """Output y reads input ``y sh + ky dh - top``; ``origin`` is (top, left)."""
+    taps = (
+        Tap(ky * dilation[0] - origin[0], kx * dilation[1] - origin[1], ky, kx)
+        for ky, kx in np.ndindex(*kernel)
+    )
+    return with_useful_taps(Phase((0, 0), (1, 1), size, stride, ()), taps, in_size)
 
 
 def with_useful_taps(phase: Phase, taps: Iterator[Tap], in_size: Pair) -> Phase:
@@ -207,6 +224,19 @@ def with_useful_taps(phase: Phase, taps: Iterator[Tap], in_size: Pair) -> Phase:
 
     useful = tuple(tap for tap in taps if reads(tap.dy, 0) and reads(tap.dx, 1))
     return Phase(phase.start, phase.step, phase.count, phase.stride, useful)
+
+
+def conv2d_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    x, w, *bias = node.inputs
+    top, _, left, _ = node.attrs["padding"]
+    options = {key: node.attrs[key] for key in ("stride", "dilation", "groups")}
+    options["origin"] = (top, left)
+    return (
+        emit("conv2d_input_grad", g, w, input_size=x.type.shape[2:], **options),
+        emit("conv2d_weight_grad", x, g, kernel=w.type.shape[2:], **options),
+        *(emit("channel_sum", g, axis=1) for _ in bias),
+    )
 
 
 def _example(
@@ -245,5 +275,6 @@ register(
             _example((1, 2, 1, 1), (3, 2, 3, 3), padding=(1, 1, 1, 1)),
             _example((2, 16, 6, 6), (33, 16, 3, 3), padding=(1, 1, 1, 1)),
         ),
+        vjp=conv2d_vjp,
     )
 )

@@ -3,7 +3,8 @@
 Input pixel i adds to output ``y = i s + k d - p`` with weight index k, in each axis:
 ``out[n, o, y, x] = b[o] + Σ x[n, c, i, j] w[c, o, ky, kx]`` over all (i, j, ky, kx)
 that hit (y, x). With g the cotangent, dx is the convolution of g with w,
-``dw[c, o, ky, kx] = Σ x[n, c, i, j] g[n, o, i sh + ky dh - ph, …]``, db[o] = Σ g.
+``dw[c, o, ky, kx] = Σ x[n, c, i, j] g[n, o, i sh + ky dh - ph, …]``, the weight
+gradient of that convolution, and db[o] = Σ g.
 
 Gather form, for one axis. Write ``y = a + s q`` with the residue ``0 <= a < s``. Tap k
 reaches y from ``i = (y + p - k d) / s = q + (a + p - k d) / s``, which exists when s
@@ -21,7 +22,8 @@ import numpy as np
 
 from jitseq.errors import ShapeError
 from jitseq.ir.compute import Contraction, Phase, Tap
-from jitseq.ir.op import Example, Op, register
+from jitseq.ir.graph import Node
+from jitseq.ir.op import Cotangents, Emit, Example, Op, register
 from jitseq.ir.ops.checks import (
     require_at_least,
     require_images,
@@ -109,30 +111,48 @@ def conv_transpose2d(
     dilation: Pair,
     groups: int,
 ) -> np.ndarray:
+    size = _output_size(_type(x), _type(w), stride, padding, output_padding, dilation)
+    result = spread(x, w, size, stride, padding, dilation, groups)
+    if bias:
+        with np.errstate(all="ignore"):
+            result += bias[0][:, None, None]
+    return result
+
+
+def _type(x: np.ndarray) -> TensorType:
+    return TensorType(x.dtype.name, x.shape)
+
+
+def spread(
+    x: np.ndarray,
+    w: np.ndarray,
+    size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> np.ndarray:
     """One matrix product for all taps, whose planes are then added where they land."""
     images, channels, rows, cols = x.shape
     kernel = w.shape[2:]
-    size = tuple(
-        (x.shape[a + 2] - 1) * stride[a]
-        + dilation[a] * (kernel[a] - 1)
-        + output_padding[a]
-        + 1
+    outputs = w.shape[1] * groups
+    reach = (
+        (x.shape[a + 2] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1
         for a in (0, 1)
     )
-    outputs = w.shape[1] * groups
+    room = tuple(max(r, p + s) for r, p, s in zip(reach, padding, size))
     matrices = w.reshape(groups, channels // groups, -1).transpose(0, 2, 1)
     pixels = x.reshape(images, groups, channels // groups, rows * cols)
-    full = np.zeros((images, outputs, *size), x.dtype)
+    full = np.zeros((images, outputs, *room), x.dtype)
     bytes_each = x.itemsize * outputs * kernel[0] * kernel[1] * rows * cols
     with np.errstate(all="ignore"):
         for block in image_blocks(images, bytes_each):
             products = np.matmul(matrices, pixels[block])
             planes = products.reshape(-1, outputs, *kernel, rows, cols)
             _add_planes(full[block], planes, stride, dilation)
-        if bias:
-            full += bias[0][:, None, None]
     top, left = padding
-    return np.ascontiguousarray(full[:, :, top : size[0] - top, left : size[1] - left])
+    inside = full[:, :, top : top + size[0], left : left + size[1]]
+    return np.ascontiguousarray(inside)
 
 
 def _add_planes(
@@ -157,15 +177,30 @@ def compute_conv_transpose2d(types: tuple[TensorType, ...], attrs: Any) -> Contr
     options = dict(attrs)
     groups = options.pop("groups")
     size = _output_size(x, w, **options)
+    del options["output_padding"]
+    return transposed(x, w, size, groups, len(types) == 3, **options)
+
+
+def transposed(
+    x: TensorType,
+    w: TensorType,
+    size: Pair,
+    groups: int,
+    has_bias: bool,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Contraction:
+    """The record of a transposed convolution whose output has ``size``."""
     return Contraction(
         groups=groups,
         in_channels=x.shape[1],
         out_channels=w.shape[1] * groups,
         in_size=(x.shape[2], x.shape[3]),
         out_size=size,
-        phases=tuple(_phases(x, w, size, **options)),
+        phases=tuple(_phases(x, w, size, stride, padding, dilation)),
         weight_axes="iohw",
-        has_bias=len(types) == 3,
+        has_bias=has_bias,
     )
 
 
@@ -175,7 +210,6 @@ def _phases(
     size: Pair,
     stride: Pair,
     padding: Pair,
-    output_padding: Pair,
     dilation: Pair,
 ) -> Iterator[Phase]:
     for start in np.ndindex(min(stride[0], size[0]), min(stride[1], size[1])):
@@ -197,6 +231,27 @@ def _axis_taps(
     steps = [reach - k * dilation[axis] for k in range(w.shape[axis + 2])]
     s = stride[axis]
     return [(k, step // s) for k, step in enumerate(steps) if step % s == 0]
+
+
+def conv_transpose2d_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    """dx is a convolution; output_padding may leave it more rows than x has."""
+    (g,) = cotangents
+    x, w, *bias = node.inputs
+    top, left = node.attrs["padding"]
+    extra = node.attrs["output_padding"]
+    options = {key: node.attrs[key] for key in ("stride", "dilation", "groups")}
+    quad = (top, max(0, top - extra[0]), left, max(0, left - extra[1]))
+    dx = emit("conv2d", g, w, padding=quad, **options)
+    for axis in (2, 3):
+        size = x.type.shape[axis]
+        if dx.type.shape[axis] != size:
+            dx = emit("slice", dx, dim=axis, start=0, stop=size)
+    options["origin"] = (top, left)
+    return (
+        dx,
+        emit("conv2d_weight_grad", g, x, kernel=w.type.shape[2:], **options),
+        *(emit("channel_sum", g, axis=1) for _ in bias),
+    )
 
 
 def _example(
@@ -233,6 +288,8 @@ register(
             _example((1, 2, 4, 6), (2, 3, 3, 3), (2, 3), (2, 1), (1, 2), (2, 2)),
             _example((2, 17, 1, 1), (17, 9, 4, 4), bias=False),
             _example((1, 1, 2, 2), (1, 1, 2, 2), (5, 1), (0, 1)),
+            _example((2, 2, 3, 3), (2, 3, 2, 2), (1, 2), (0, 1), (2, 1), (3, 2)),
         ),
+        vjp=conv_transpose2d_vjp,
     )
 )

@@ -1,4 +1,4 @@
-"""``out[i] = x[i]``: inserted by the layout pass where elements must lie elsewhere."""
+"""``out[i] = x[i]``, dx = g: made by the layout pass to move elements in memory."""
 
 from __future__ import annotations
 
@@ -24,5 +24,6 @@ register(
         copy,
         lambda types, attrs: Movement("copy"),
         examples=(Example(((2, 3, 5, 4),)), Example(((3, 7),))),
+        vjp=lambda emit, node, cotangents: cotangents,
     )
 )

@@ -3,8 +3,8 @@
 The symbolic batch stays dimension 0 or the op raises `NeedsStaticBatch`; in the
 attribute ``shape`` of reshape and broadcast, `BATCH` stands for the input's own first
 extent. Results may be views of the input. Gradients: reshape, permute and slice move
-the cotangent back (slice pads it with zeros), concat slices it, pad slices it
-(reflected and repeated elements add up), broadcast sums it over the new axes.
+the cotangent back (slice pads it with zeros), concat slices it, broadcast sums it over
+the new axes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jitseq.errors import NeedsStaticBatch, ShapeError, UnsupportedError
+from jitseq.errors import NeedsStaticBatch, ShapeError
 from jitseq.ir.compute import Movement
-from jitseq.ir.op import Example, Infer, Op, Reference, register
+from jitseq.ir.graph import Node
+from jitseq.ir.op import (
+    Cotangents,
+    Emit,
+    Example,
+    Infer,
+    Op,
+    Reference,
+    Vjp,
+    register,
+)
 from jitseq.ir.ops.checks import (
     normal_dim,
     require_same_dim,
     result_type,
     static,
 )
+from jitseq.ir.ops.cotangent import unbroadcast
 from jitseq.ir.types import BATCH, Shape, TensorType, require_float, same_dim
 
-Kind = Literal["reshape", "permute", "concat", "pad", "slice", "broadcast"]
-PadMode = Literal["constant", "reflect", "replicate", "circular"]
-
-NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+Kind = Literal["reshape", "permute", "concat", "slice", "broadcast"]
 
 
 def infer_reshape(x: TensorType, *, shape: Shape) -> TensorType:
@@ -121,65 +129,6 @@ def concat(*xs: np.ndarray, dim: int) -> np.ndarray:
     return np.concatenate(xs, dim)
 
 
-def infer_pad(
-    x: TensorType,
-    *,
-    padding: tuple[tuple[int, int], ...],
-    mode: PadMode,
-    value: float,
-) -> TensorType:
-    """``padding`` is (before, after) for each dimension; ``value`` fills "constant"."""
-    require_float(x, op="pad")
-    facts = {"input": x, "padding": padding, "mode": mode}
-    if mode != "constant" and mode not in NUMPY_MODES:
-        raise UnsupportedError(
-            f"pad: there is no mode {mode!r}",
-            hint=f"choose one of constant, {', '.join(NUMPY_MODES)}",
-        )
-    if len(padding) != x.ndim or min(map(min, padding), default=0) < 0:
-        raise ShapeError(
-            "pad: needs one pair of non-negative sizes for each dimension",
-            facts=facts,
-            hint="crop with a slice instead of negative padding",
-        )
-    shape = []
-    for size, (before, after) in zip(x.shape, padding):
-        if before or after:
-            _require_source(mode, static(size), max(before, after), facts)
-            size = before + size + after
-        shape.append(size)
-    return result_type("pad", x, tuple(shape))
-
-
-def _require_source(
-    mode: PadMode, size: int, amount: int, facts: dict[str, object]
-) -> None:
-    limits = {"reflect": size - 1, "circular": size, "replicate": amount if size else 0}
-    if amount > limits.get(mode, amount):
-        raise ShapeError(
-            f"pad: {mode} cannot take {amount} elements from a dimension of {size}",
-            facts=facts,
-            hint="pad less, or use mode='constant'",
-        )
-
-
-def pad(
-    x: np.ndarray,
-    *,
-    padding: tuple[tuple[int, int], ...],
-    mode: PadMode,
-    value: float,
-) -> np.ndarray:
-    """Constant padding by one copy; the other modes by `numpy.pad`."""
-    if mode != "constant":
-        return np.pad(x, padding, NUMPY_MODES[mode])  # type: ignore[call-overload,no-any-return]
-    shape = [size + sum(pair) for size, pair in zip(x.shape, padding)]
-    result = np.full(shape, value, x.dtype)
-    inside = (slice(b, b + size) for size, (b, _) in zip(x.shape, padding))
-    result[tuple(inside)] = x
-    return result
-
-
 def infer_slice(x: TensorType, *, dim: int, start: int, stop: int) -> TensorType:
     """Positions ``start <= i < stop`` of one dimension, all of them inside of it."""
     axis = normal_dim("slice", x, dim)
@@ -225,19 +174,55 @@ def broadcast(x: np.ndarray, *, shape: Shape) -> np.ndarray:
     return np.broadcast_to(x, tuple(sizes))
 
 
+def _reshape_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    return (emit("reshape", cotangents[0], shape=node.inputs[0].type.shape),)
+
+
+def _permute_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    dims = node.attrs["dims"]
+    order = [dim % len(dims) for dim in dims]
+    inverse = tuple(order.index(axis) for axis in range(len(dims)))
+    return (emit("permute", cotangents[0], dims=inverse),)
+
+
+def _concat_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    parts, start, dim = [], 0, node.attrs["dim"]
+    for x in node.inputs:
+        stop = start + x.type.shape[dim]
+        parts.append(emit("slice", cotangents[0], dim=dim, start=start, stop=stop))
+        start = stop
+    return tuple(parts)
+
+
+def _slice_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    x, attrs = node.inputs[0].type, node.attrs
+    padding = [(0, 0)] * x.ndim
+    axis = attrs["dim"] % x.ndim
+    padding[axis] = (attrs["start"], x.shape[axis] - attrs["stop"])
+    pad = {"padding": tuple(padding), "mode": "constant", "value": 0.0}
+    return (emit("pad", cotangents[0], **pad),)
+
+
+def _broadcast_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    assert g is not None
+    return (unbroadcast(emit, g, node.inputs[0].type),)
+
+
 def _register(
-    kind: Kind, infer: Infer, reference: Reference, *examples: Example
+    kind: Kind, infer: Infer, reference: Reference, vjp: Vjp, *examples: Example
 ) -> None:
     def compute(types: tuple[TensorType, ...], attrs: Any) -> Movement:
         return Movement(kind)
 
-    register(Op(kind, infer, reference, compute, examples=examples))
+    register(Op(kind, infer, reference, compute, examples=examples, vjp=vjp))
 
 
 _register(
     "reshape",
     infer_reshape,
     reshape,
+    _reshape_vjp,
     Example(((2, 3, 4, 5),), {"shape": (2, 60)}),
     Example(((2, 3, 4, 5),), {"shape": (BATCH, 12, -1)}),
     Example(((6, 4),), {"shape": (-1, 2, 2)}),
@@ -248,6 +233,7 @@ _register(
     "permute",
     infer_permute,
     permute,
+    _permute_vjp,
     Example(((2, 3, 4, 5),), {"dims": (0, 2, 3, 1)}),
     Example(((2, 3, 4),), {"dims": (2, 0, 1)}),
     Example(((3, 5),), {"dims": (1, 0)}),
@@ -256,28 +242,17 @@ _register(
     "concat",
     infer_concat,
     concat,
+    _concat_vjp,
     Example(((2, 3, 4, 5), (2, 1, 4, 5), (2, 6, 4, 5)), {"dim": 1}),
     Example(((3, 4), (3, 2)), {"dim": -1}),
     Example(((3, 4), (1, 4)), {"dim": 0}),
     Example(((2, 5),), {"dim": 1}),
 )
 _register(
-    "pad",
-    infer_pad,
-    pad,
-    *(
-        Example(
-            ((2, 3, 5, 4),),
-            {"padding": ((0, 0), (0, 0), (1, 2), (3, 0)), "mode": mode, "value": 0.0},
-        )
-        for mode in ("constant", *NUMPY_MODES)
-    ),
-    Example(((3, 4),), {"padding": ((0, 0), (2, 1)), "mode": "constant", "value": 1.5}),
-)
-_register(
     "slice",
     infer_slice,
     slice_axis,
+    _slice_vjp,
     Example(((2, 5, 4, 3),), {"dim": 1, "start": 1, "stop": 4}),
     Example(((3, 7),), {"dim": 1, "start": 0, "stop": 7}),
     Example(((5, 2),), {"dim": 0, "start": 2, "stop": 5}),
@@ -286,6 +261,7 @@ _register(
     "broadcast",
     infer_broadcast,
     broadcast,
+    _broadcast_vjp,
     Example(((3, 1),), {"shape": (3, 4)}),
     Example(((2, 1, 5),), {"shape": (BATCH, 3, 5)}),
     Example(((4,),), {"shape": (2, 3, 4)}),

@@ -1,7 +1,9 @@
 """Batch normalisation with given statistics, the form of eval mode.
 
 ``y[n, c, …] = (x[n, c, …] - mean[c]) / √(var[c] + eps) * weight[c] + bias[c]``;
-dy/dx = weight / √(var + eps), dy/dweight = (y - bias) / weight, dy/dbias = 1.
+with r = 1 / √(var + eps), s = weight r, g the cotangent of y and sums over all but c:
+dx = g s, dweight = r Σ g (x - mean), dbias = Σ g, dmean = -s Σ g, and
+dvar = -(s r² / 2) Σ g (x - mean).
 Ioffe and Szegedy 2015, Batch Normalization. It has no compute record: a pass turns
 it into a scale and a shift, folded into the weights before it where there are any.
 """
@@ -11,8 +13,10 @@ from __future__ import annotations
 import numpy as np
 
 from jitseq.errors import ShapeError
-from jitseq.ir.op import Example, Op, register
+from jitseq.ir.graph import Node, Value
+from jitseq.ir.op import Cotangents, Emit, Example, Op, register
 from jitseq.ir.ops.checks import static
+from jitseq.ir.ops.cotangent import constant_like
 from jitseq.ir.types import TensorType, require_float
 
 
@@ -70,6 +74,31 @@ def batch_norm(
     return result
 
 
+def batch_norm_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    assert g is not None
+    x, mean, var, *affine = node.inputs
+    shape = (x.type.shape[1],) + (1,) * (x.type.ndim - 2)
+
+    def per_channel(vector: Value) -> Value:
+        return emit("reshape", vector, shape=shape)
+
+    eps = constant_like(emit, node.attrs["eps"], var)
+    inverse = emit("rsqrt", emit("add", var, eps))
+    scale = emit("mul", inverse, affine[0]) if affine else inverse
+    total = emit("channel_sum", g, axis=1)
+    centred = emit("mul", g, emit("sub", x, per_channel(mean)))
+    moment = emit("channel_sum", centred, axis=1)
+    slope = emit("mul", scale, emit("mul", inverse, inverse))
+    half = constant_like(emit, -0.5, var)
+    return (
+        emit("mul", g, per_channel(scale)),
+        emit("neg", emit("mul", scale, total)),
+        emit("mul", half, emit("mul", slope, moment)),
+        *((emit("mul", inverse, moment), total) if affine else ()),
+    )
+
+
 register(
     Op(
         "batch_norm",
@@ -82,5 +111,6 @@ register(
             Example(((4, 6), *((6,),) * 4), {"eps": 1e-5}, 0.1, 2.0),
             Example(((1, 2, 9), *((2,),) * 2), {"eps": 1e-5}, 0.1, 2.0),
         ),
+        vjp=batch_norm_vjp,
     )
 )

@@ -3,7 +3,8 @@
 Window y covers rows ``y sh - ph + t dh`` for t < KH that lie inside the input.
 ``max_pool2d`` takes their maximum; its cotangent goes to the first maximum (NaN
 counts as larger than any number). ``avg_pool2d`` sums and divides; each element of
-a window receives the cotangent over the same divisor.
+a window receives the cotangent over the same divisor. Gradients are in
+`jitseq.ir.ops.pool_grad`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jitseq.errors import ShapeError
 from jitseq.ir.compute import AxisWindows, Window
 from jitseq.ir.op import Example, Op, register
 from jitseq.ir.ops.checks import require_at_least, require_images, result_type
+from jitseq.ir.ops.pool_grad import register_average_gradient, register_max_gradient
 from jitseq.ir.ops.windows import pool_average, pool_max
 from jitseq.ir.types import TensorType
 
@@ -147,8 +149,12 @@ def _type(x: np.ndarray) -> TensorType:
     return TensorType(x.dtype.name, x.shape)
 
 
+def max_window(x: TensorType, **attrs: Any) -> Window:
+    return Window("max", *_max_windows(x, **attrs))
+
+
 def compute_max_pool2d(types: tuple[TensorType, ...], attrs: Any) -> Window:
-    return Window("max", *_max_windows(types[0], **attrs))
+    return max_window(types[0], **attrs)
 
 
 def infer_avg_pool2d(
@@ -193,8 +199,12 @@ def avg_pool2d(x: np.ndarray, **attrs: Any) -> np.ndarray:
     return pool_average(x, *_avg_windows(_type(x), **attrs))
 
 
+def average_window(x: TensorType, **attrs: Any) -> Window:
+    return Window("avg", *_avg_windows(x, **attrs))
+
+
 def compute_avg_pool2d(types: tuple[TensorType, ...], attrs: Any) -> Window:
-    return Window("avg", *_avg_windows(types[0], **attrs))
+    return average_window(types[0], **attrs)
 
 
 def _max_example(
@@ -228,23 +238,37 @@ def _avg_example(
     return Example((x,), attrs)
 
 
+MAX_EXAMPLES = (
+    _max_example((2, 3, 8, 6), (2, 2), (2, 2)),
+    _max_example((1, 5, 9, 7), (2, 2), (2, 2)),
+    _max_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1)),
+    _max_example((1, 2, 7, 8), (3, 2), (1, 2), (1, 0)),
+    _max_example((2, 4, 7, 10), (2, 3), (2, 3), ceil_mode=True),
+    _max_example((1, 3, 5, 5), (2, 2), (3, 3), (1, 1), ceil_mode=True),
+    _max_example((2, 2, 11, 9), (3, 2), (2, 1), (1, 1), (2, 3)),
+    _max_example((1, 17, 4, 4), (4, 4), (4, 4)),
+)
 register(
     Op(
         "max_pool2d",
         infer_max_pool2d,
         max_pool2d,
         compute_max_pool2d,
-        examples=(
-            _max_example((2, 3, 8, 6), (2, 2), (2, 2)),
-            _max_example((1, 5, 9, 7), (2, 2), (2, 2)),
-            _max_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1)),
-            _max_example((1, 2, 7, 8), (3, 2), (1, 2), (1, 0)),
-            _max_example((2, 4, 7, 10), (2, 3), (2, 3), ceil_mode=True),
-            _max_example((1, 3, 5, 5), (2, 2), (3, 3), (1, 1), ceil_mode=True),
-            _max_example((2, 2, 11, 9), (3, 2), (2, 1), (1, 1), (2, 3)),
-            _max_example((1, 17, 4, 4), (4, 4), (4, 4)),
+        examples=MAX_EXAMPLES,
+        vjp=register_max_gradient(
+            "max_pool2d", max_window, infer_max_pool2d, *MAX_EXAMPLES
         ),
     )
+)
+AVERAGE_EXAMPLES = (
+    _avg_example((2, 3, 8, 6), (2, 2), (2, 2)),
+    _avg_example((1, 5, 9, 7), (3, 2), (2, 1)),
+    _avg_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1)),
+    _avg_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1), False, False),
+    _avg_example((2, 2, 8, 11), (3, 4), (2, 3), (1, 2), True),
+    _avg_example((2, 2, 8, 11), (3, 4), (2, 3), (1, 2), True, False),
+    _avg_example((1, 3, 6, 7), (3, 3), (2, 2), (0, 1), True, True, 5),
+    _avg_example((1, 17, 7, 7), (7, 7), (7, 7)),
 )
 register(
     Op(
@@ -252,15 +276,9 @@ register(
         infer_avg_pool2d,
         avg_pool2d,
         compute_avg_pool2d,
-        examples=(
-            _avg_example((2, 3, 8, 6), (2, 2), (2, 2)),
-            _avg_example((1, 5, 9, 7), (3, 2), (2, 1)),
-            _avg_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1)),
-            _avg_example((2, 3, 9, 7), (3, 3), (2, 2), (1, 1), False, False),
-            _avg_example((2, 2, 8, 11), (3, 4), (2, 3), (1, 2), True),
-            _avg_example((2, 2, 8, 11), (3, 4), (2, 3), (1, 2), True, False),
-            _avg_example((1, 3, 6, 7), (3, 3), (2, 2), (0, 1), True, True, 5),
-            _avg_example((1, 17, 7, 7), (7, 7), (7, 7)),
+        examples=AVERAGE_EXAMPLES,
+        vjp=register_average_gradient(
+            "avg_pool2d", average_window, infer_avg_pool2d, *AVERAGE_EXAMPLES
         ),
     )
 )

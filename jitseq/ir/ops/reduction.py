@@ -6,7 +6,7 @@ softmax      y_i = exp(x_i - max x) / Σ_j exp(x_j - max x); dx = y (g - Σ_j g_
 log_softmax  y_i = x_i - max x - log Σ_j exp(x_j - max x); dx = g - exp(y) Σ_j g_j
 sum          y = Σ_j x_j; dx = g
 mean         y = Σ_j x_j / count; dx = g / count
-max          y = max_j x_j, NaN wins; dx = g shared equally by the maxima
+max          y = max_j x_j, NaN wins; dx = g shared equally by the maxima, NaN if y is
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 
 from jitseq.errors import ShapeError
 from jitseq.ir.compute import Reduction
-from jitseq.ir.op import Example, Op, register
+from jitseq.ir.graph import Node, Value
+from jitseq.ir.op import Cotangents, Emit, Example, Op, Vjp, register
 from jitseq.ir.ops.checks import normal_dim, static
+from jitseq.ir.ops.cotangent import constant_like
 from jitseq.ir.types import TensorType, require_float
 
 SoftmaxKind = Literal["softmax", "log_softmax"]
@@ -65,7 +67,61 @@ def max_over(x: np.ndarray, *, dims: tuple[int, ...], keepdim: bool) -> np.ndarr
     return np.asarray(x.max(axis=dims, keepdims=keepdim))
 
 
-def _register_softmax(kind: SoftmaxKind, reference: Callable[..., np.ndarray]) -> None:
+def _softmax_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    y, dims = node.output, (node.attrs["dim"],)
+    total = emit("sum", emit("mul", g, y), dims=dims, keepdim=True)
+    return (emit("mul", y, emit("sub", g, total)),)
+
+
+def _log_softmax_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    total = emit("sum", g, dims=(node.attrs["dim"],), keepdim=True)
+    return (emit("sub", g, emit("mul", emit("exp", node.output), total)),)
+
+
+def _sum_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    assert g is not None
+    return (_spread(emit, g, node),)
+
+
+def _mean_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    assert g is not None
+    shape = node.inputs[0].type.shape
+    count = math.prod(static(shape[dim]) for dim in node.attrs["dims"])
+    return (_spread(emit, emit("div", g, constant_like(emit, count, g)), node),)
+
+
+def _max_vjp(emit: Emit, node: Node, cotangents: Cotangents) -> Cotangents:
+    (g,) = cotangents
+    assert g is not None
+    (x,) = node.inputs
+    largest, one = _with_axes(emit, node.output, node), constant_like(emit, 1, x)
+    wins = emit("at_label", one, x, largest)
+    count = emit("sum", wins, dims=node.attrs["dims"], keepdim=True)
+    return (emit("div", emit("mul", wins, _with_axes(emit, g, node)), count),)
+
+
+def _with_axes(emit: Emit, value: Value, node: Node) -> Value:
+    """A value of the output's type, its reduced axes back as 1."""
+    x = node.inputs[0].type
+    axes = [dim % x.ndim for dim in node.attrs["dims"]]
+    shape = tuple(1 if i in axes else dim for i, dim in enumerate(x.shape))
+    return value if value.type.shape == shape else emit("reshape", value, shape=shape)
+
+
+def _spread(emit: Emit, g: Value, node: Node) -> Value:
+    """The cotangent in the shape of the input."""
+    full = _with_axes(emit, g, node)
+    x = node.inputs[0].type
+    return full if full.type == x else emit("broadcast", full, shape=x.shape)
+
+
+def _register_softmax(
+    kind: SoftmaxKind, reference: Callable[..., np.ndarray], vjp: Vjp
+) -> None:
     def infer(x: TensorType, *, dim: int) -> TensorType:
         require_float(x, op=kind)
         static(x.shape[normal_dim(kind, x, dim)])
@@ -81,10 +137,12 @@ def _register_softmax(kind: SoftmaxKind, reference: Callable[..., np.ndarray]) -
         Example(((4, 7),), {"dim": 0}),
         Example(((3, 1),), {"dim": 1}),
     )
-    register(Op(kind, infer, reference, compute, examples=examples))
+    register(Op(kind, infer, reference, compute, examples=examples, vjp=vjp))
 
 
-def _register_reduction(kind: ReduceKind, reference: Callable[..., np.ndarray]) -> None:
+def _register_reduction(
+    kind: ReduceKind, reference: Callable[..., np.ndarray], vjp: Vjp
+) -> None:
     def infer(x: TensorType, *, dims: tuple[int, ...], keepdim: bool) -> TensorType:
         require_float(x, op=kind)
         axes = _axes(kind, x, dims)
@@ -111,7 +169,7 @@ def _register_reduction(kind: ReduceKind, reference: Callable[..., np.ndarray]) 
         Example(((5, 4),), {"dims": (0,), "keepdim": False}),
         Example(((2, 9),), {"dims": (0, 1), "keepdim": False}),
     )
-    register(Op(kind, infer, reference, compute, examples=examples))
+    register(Op(kind, infer, reference, compute, examples=examples, vjp=vjp))
 
 
 def _axes(op: str, x: TensorType, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,8 +183,8 @@ def _axes(op: str, x: TensorType, dims: tuple[int, ...]) -> tuple[int, ...]:
     return axes
 
 
-_register_softmax("softmax", softmax)
-_register_softmax("log_softmax", log_softmax)
-_register_reduction("sum", sum_over)
-_register_reduction("mean", mean_over)
-_register_reduction("max", max_over)
+_register_softmax("softmax", softmax, _softmax_vjp)
+_register_softmax("log_softmax", log_softmax, _log_softmax_vjp)
+_register_reduction("sum", sum_over, _sum_vjp)
+_register_reduction("mean", mean_over, _mean_vjp)
+_register_reduction("max", max_over, _max_vjp)
