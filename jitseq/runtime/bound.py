@@ -7,9 +7,8 @@ whatever native code may be reading is kept alive by the call or the fast path.
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from jitseq.passes.fusion_group import FusedGraph
 from jitseq.runtime.executable import Executable, pack_values
 from jitseq.runtime.fastcall import ArraySpec, FastCall, SignatureSpec
 from jitseq.runtime.packing import aligned_empty, evaluate_static, pack_all
-from jitseq.runtime.threads import run_on_threads
+from jitseq.runtime.threads import Handover, run_on_threads
 
 THREADING_FLOPS = 20_000_000
 """Work below which a second thread costs more than it brings (about 0.1 ms)."""
@@ -34,8 +33,12 @@ KEPT_ARENAS = os.cpu_count() or 1
 FAST_BATCH = 16
 """Images up to which the native path keeps memory for what crosses segments."""
 
-BLOCKS_A_THREAD = 4
-"""Shares of the batch that each thread draws: a late thread takes fewer of them."""
+LINGER_ROUNDS = 1_000_000
+"""How often (about 0.3 ms) a thread looks for its next task before it sleeps: a
+processor that had halted runs the first 0.4 ms at half speed on virtual machines."""
+
+SHARES_A_THREAD = 8
+"""Shares of the batch for each thread: a late thread takes fewer of them."""
 
 
 class Bound:
@@ -186,31 +189,24 @@ class Bound:
         return 1
 
     def _call_on_threads(self, context: np.ndarray, n: int, threads: int) -> None:
-        """One segment after the other; threads draw shares of the batch."""
+        """Threads draw shares of the batch, segment by segment, until all is done."""
         manifest = self.code.manifest
-        for drain, block, least in zip(
-            self.code.drain, manifest.blocks, manifest.least_blocks, strict=True
-        ):
-            counter = ctypes.c_int64(0)
-            grain = share_of_batch(n, threads, block, least)
-            self._drain_segment(drain, context, counter, n, grain, threads)
+        counters = np.zeros((len(manifest.blocks), 3), np.int64)
+        counters[:, 2] = [
+            share_of_batch(n, threads, block, least)
+            for block, least in zip(manifest.blocks, manifest.least_blocks, strict=True)
+        ]
+        work = _SharedWork(self.code, context, counters, n)
 
-    def _drain_segment(
-        self,
-        drain: Callable[..., None],
-        context: np.ndarray,
-        counter: ctypes.c_int64,
-        n: int,
-        grain: int,
-        threads: int,
-    ) -> None:
         def task() -> None:
             arena = self._take_arena()
-            places = context.ctypes.data, arena.ctypes.data, ctypes.addressof(counter)
-            drain(*places, n, grain)
+            work.run(arena)
             self._give_arena(arena, threads)
 
-        run_on_threads(task, threads)
+        spare = [self._take_arena() for _ in range(threads - 1)]
+        run_on_threads(task, threads, Handover(work, spare))
+        for arena in spare:
+            self._give_arena(arena, threads)
 
     def run_profiled(
         self, inputs: Sequence[np.ndarray], code: Executable, repeats: int
@@ -233,12 +229,43 @@ class Bound:
 def share_of_batch(n: int, threads: int, block: int, least: int) -> int:
     """Images that a thread draws at a time.
 
-    Several shares for each thread even out delays; but a share has at least the
-    images that hide the reading of weights, and whole blocks where it exceeds one.
+    The same number of shares for each thread; more of them even out delays, but each
+    has the images that hide the reading of weights, and whole blocks where it
+    exceeds one.
     """
-    share = -(-n // (threads * BLOCKS_A_THREAD))
-    share = max(share, min(least, -(-n // threads)))
+    rounds = max(1, min(SHARES_A_THREAD, n // (threads * least)))
+    share = -(-n // (threads * rounds))
     return share if share < block else -(-share // block) * block
+
+
+class _SharedWork:
+    """One call's work for several threads; owns what they read.
+
+    Scratch memory is free again as soon as any participant returns: then all images
+    are done, and others look at the counters only.
+    """
+
+    def __init__(
+        self, code: Executable, context: np.ndarray, counters: np.ndarray, n: int
+    ) -> None:
+        self.code = code
+        self._owned = context, counters
+        self._places = context.ctypes.data, counters.ctypes.data
+        self._n = n
+
+    def run(self, arena: np.ndarray) -> None:
+        context, counters = self._places
+        self.code.work(context, arena.ctypes.data, counters, self._n)
+
+    def post(self, slot: int, arena: np.ndarray) -> bool:
+        """Hand the work to a thread that lingers at ``slot``; whether it took it."""
+        context, counters = self._places
+        work = self.code.work_address
+        places = (work, context, arena.ctypes.data, counters)
+        return bool(self.code.post(slot, *places, self._n))
+
+    def linger(self, slot: int) -> None:
+        self.code.linger(slot, LINGER_ROUNDS)
 
 
 class _Scratch(NamedTuple):

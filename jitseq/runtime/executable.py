@@ -32,10 +32,12 @@ from jitseq.runtime.cache import Entry, discard, load, store
 from jitseq.runtime.compile_lock import COMPILING
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-DRAIN = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-    ctypes.c_int64,
-)  # fmt: skip
+WORK = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+)
+LINGER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+POST = ctypes.CFUNCTYPE(ctypes.c_int64, *(ctypes.c_void_p,) * 5, ctypes.c_int64)
+ENTRIES = ("jitseq_run", "jitseq_work", "jitseq_post", "jitseq_linger")
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,14 @@ class Executable:
         self.manifest = manifest
         self.origin = origin
         """"disk" or "compiled"."""
-        segments = range(len(manifest.blocks))
-        names = tuple(f"jitseq_segment_{i}" for i in segments)
         started = time.perf_counter()
-        self._library = Library(code, ("jitseq_run", *names))
+        self._library = Library(code, ENTRIES)
         self.run_address = self._library.address("jitseq_run")
+        self.work_address = self._library.address("jitseq_work")
         self.run = RUN(self.run_address)
-        self.drain = tuple(DRAIN(self._library.address(name)) for name in names)
+        self.work = WORK(self.work_address)
+        self.post = POST(self._library.address("jitseq_post"))
+        self.linger = LINGER(self._library.address("jitseq_linger"))
         self.compile_seconds = seconds + time.perf_counter() - started
 
 

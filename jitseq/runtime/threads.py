@@ -17,10 +17,13 @@ before it waits gained nothing.)
 from __future__ import annotations
 
 import _thread
+import ctypes
 import operator
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from jitseq import config
 from jitseq.errors import JitseqError
@@ -81,12 +84,27 @@ def _available() -> int:
     return os.cpu_count() or 1
 
 
-def run_on_threads(task: Task, count: int) -> None:
+@dataclass(frozen=True)
+class Handover:
+    """Native work that a thread can take without the GIL, right after its last.
+
+    Such work ends only when all of it is done, on whatever threads, and owns what it
+    uses: nobody waits for a thread that is late.
+    """
+
+    work: Any
+    """Has ``post(slot, arena) -> bool`` and ``linger(slot)``; see `bound`."""
+
+    arenas: Sequence[Any]
+    """Scratch memory for each helper."""
+
+
+def run_on_threads(task: Task, count: int, handover: Handover | None = None) -> None:
     """Run ``task`` on this thread and at the same time on up to ``count - 1`` others.
 
     Fewer take part when another caller uses the pool or when threads cannot be
     created, so the participants must share the work among themselves. Returns when
-    all who began have returned.
+    all who began have returned; with a ``handover``, when the caller's own part has.
 
     Raises:
         BaseException: what the task raised, on this thread before on another, after
@@ -97,7 +115,7 @@ def run_on_threads(task: Task, count: int) -> None:
         task()
         return
     try:
-        pool.run(task, count - 1)
+        pool.run(task, count - 1, handover)
     finally:
         pool.idle.release()
 
@@ -129,10 +147,11 @@ class _Job:
     repeat a claim (after a signal handler raised) gives the same answer.
     """
 
-    __slots__ = ("_claim", "error", "finished", "task")
+    __slots__ = ("_claim", "error", "finished", "handover", "task")
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, handover: Handover | None) -> None:
         self.task = task
+        self.handover = handover
         self.finished = False
         self.error: BaseException | None = None
         self._claim: dict[str, str] = {}
@@ -146,6 +165,9 @@ class _Worker:
 
     def __init__(self, number: int) -> None:
         self.job: _Job | None = None
+        self.slot = (ctypes.c_int64 * 6)()
+        self.owned: Any = None
+        """What was posted last: the thread may still look at its counters."""
         self.wake = _Gate()
         self.done = _Gate()
         name = f"jitseq-{number}"
@@ -154,6 +176,13 @@ class _Worker:
     def begin(self, job: _Job) -> None:
         self.job = job
         self.wake.open()
+
+    def post(self, work: Any, arena: Any) -> bool:
+        """Hand over work if the thread lingers, between two tasks."""
+        if not work.post(ctypes.addressof(self.slot), arena):
+            return False
+        self.owned = work, arena
+        return True
 
     def end(self, job: _Job) -> None:
         """Take the job back, or wait until it has run; may be called again."""
@@ -165,17 +194,32 @@ class _Worker:
     def _serve(self) -> None:
         while True:
             self.wake.wait()
-            self._work(self.job)
+            job = self.job
+            if job is not None and self._work(job) and job.handover is not None:
+                job.handover.work.linger(ctypes.addressof(self.slot))
+                self.owned = None
+            job = None  # a sleeping worker keeps nothing alive
 
-    def _work(self, job: _Job | None) -> None:
-        if job is None or job.finished or not job.claimed_by("worker"):
-            return
+    def _work(self, job: _Job) -> bool:
+        """Run the job, unless it is done or taken back; whether it was run."""
+        if job.finished or not job.claimed_by("worker"):
+            return False
         try:
             job.task()
         except BaseException as error:
             job.error = error
         job.finished = True
         self.done.open()
+        return True
+
+
+def _not_lingering(workers: list[_Worker], handover: Handover) -> list[_Worker]:
+    """Hand the work to those that linger; the others are left to be woken."""
+    left = []
+    for worker, arena in zip(workers, handover.arenas):
+        if not worker.post(handover.work, arena):
+            left.append(worker)
+    return left
 
 
 class _Pool:
@@ -185,8 +229,11 @@ class _Pool:
         self.idle = _thread.allocate_lock()
         self.workers: list[_Worker] = []
 
-    def run(self, task: Task, helpers: int) -> None:
-        pairs = [(worker, _Job(task)) for worker in self._hire(helpers)]
+    def run(self, task: Task, helpers: int, handover: Handover | None) -> None:
+        workers = self._hire(helpers)
+        if handover is not None:
+            workers = _not_lingering(workers, handover)
+        pairs = [(worker, _Job(task, handover)) for worker in workers]
         jobs = [job for _, job in pairs]
         errors: list[BaseException] = []
         try:
@@ -195,6 +242,10 @@ class _Pool:
             task()
         except BaseException as error:
             errors.append(error)
+        if handover is not None and not errors:
+            for job in jobs:
+                job.claimed_by("caller")
+            return
         while pairs:
             try:
                 pairs[-1][0].end(pairs[-1][1])

@@ -1,19 +1,29 @@
 """The functions around the kernels: segments, the serial entry, the thread entry.
 
-Exports, for a program with segments 0…k::
+Exports::
 
-    jitseq_run(ctx, arena, n)                         all segments, one thread
-    jitseq_segment_<i>(ctx, arena, counter, n, grain) blocks drawn from a counter
+    jitseq_run(ctx, arena, n)             all segments, one thread
+    jitseq_work(ctx, arena, counters, n)  all segments, threads draw shares of images
+    jitseq_linger(slot, limit)            run what is posted, until nothing is
+    jitseq_post(slot, work, …)            hand a lingering thread its next work
 
-``ctx`` is the pointer table; ``counter`` is an i64 that all threads of one segment
-draw image ranges of ``grain`` images from, so a late thread takes fewer of them.
+``ctx`` is the pointer table. ``counters`` holds, for each segment, three i64: the
+next image to be drawn, the images that are done, and the images of a share. A late
+thread takes fewer shares; every thread returns when all images are done.
+
+``slot`` is six i64 through which a lingering thread is given work: a state (0 asleep,
+1 lingering, 2 posted, 3 running), then the work and its four arguments.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from jitseq.ir.program import Argument, Program, Segment
+
+YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+"""What gives the processor to another thread while there is nothing to draw."""
 
 
 class DriverText(NamedTuple):
@@ -28,12 +38,13 @@ def render_driver(program: Program, profile: bool) -> DriverText:
     for index, segment in enumerate(program.segments):
         timer = (program.context_slots, first_call) if profile else None
         segments.append(_segment(program, segment, index, timer))
-        segments.append(_drain(index))
         first_call += len(segment.calls)
-    declares = {"declare i64 @llvm.readcyclecounter()"} if profile else set()
-    return DriverText(
-        frozenset(declares), "\n\n".join([*segments, _run(len(program.segments))])
-    )
+    declares = {f"declare i32 @{YIELD}()"}
+    if profile:
+        declares.add("declare i64 @llvm.readcyclecounter()")
+    count = len(program.segments)
+    entries = [_run(count), _work(count), HANDOVER]
+    return DriverText(frozenset(declares), "\n\n".join([*segments, *entries]))
 
 
 def _segment(
@@ -107,24 +118,107 @@ def _timed(invoke: str, number: int, slot: int, entry: int) -> list[str]:
     ]
 
 
-def _drain(index: int) -> str:
-    arguments = "ptr %ctx, ptr %arena, ptr %counter, i64 %n, i64 %grain"
-    return f"""define void @jitseq_segment_{index}({arguments}) #0 {{
+def _work(segments: int) -> str:
+    """All segments, shared by the threads that call this with the same counters.
+
+    The last one out of a segment lets the others in to the next: each waits until
+    the images of all shares are done, however many threads take part.
+    """
+    lines = [
+        "define void @jitseq_work(ptr %ctx, ptr %arena, ptr %counters, i64 %n) #0 {",
+        "entry:",
+        "  br label %draw0" if segments else "  ret void",
+    ]
+    for i in range(segments):
+        following = f"%draw{i + 1}" if i + 1 < segments else "%end"
+        lines.append(f"""draw{i}:
+  %next{i} = getelementptr i64, ptr %counters, i64 {3 * i}
+  %done{i} = getelementptr i64, ptr %counters, i64 {3 * i + 1}
+  %size{i} = getelementptr i64, ptr %counters, i64 {3 * i + 2}
+  %grain{i} = load i64, ptr %size{i}
+  br label %share{i}
+share{i}:
+  %begin{i} = atomicrmw add ptr %next{i}, i64 %grain{i} monotonic
+  %left{i} = icmp slt i64 %begin{i}, %n
+  br i1 %left{i}, label %work{i}, label %wait{i}
+work{i}:
+  %after{i} = add nsw i64 %begin{i}, %grain{i}
+  %fits{i} = icmp slt i64 %after{i}, %n
+  %stop{i} = select i1 %fits{i}, i64 %after{i}, i64 %n
+  call void @segment{i}(ptr %ctx, ptr %arena, i64 %begin{i}, i64 %stop{i})
+  %count{i} = sub nsw i64 %stop{i}, %begin{i}
+  %old{i} = atomicrmw add ptr %done{i}, i64 %count{i} acq_rel
+  br label %share{i}
+wait{i}:
+  %sum{i} = load atomic i64, ptr %done{i} acquire, align 8
+  %all{i} = icmp sge i64 %sum{i}, %n
+  br i1 %all{i}, label {following}, label %yield{i}
+yield{i}:
+  %r{i} = call i32 @{YIELD}()
+  br label %wait{i}""")
+    return "\n".join([*lines, *(["end:", "  ret void"] if segments else []), "}"])
+
+
+HANDOVER = """define i64 @jitseq_post(ptr %slot, ptr %work,
+    ptr %ctx, ptr %arena, ptr %counters, i64 %n) #0 {
 entry:
-  br label %draw
-draw:
-  %begin = atomicrmw add ptr %counter, i64 %grain monotonic
-  %left = icmp slt i64 %begin, %n
-  br i1 %left, label %work, label %done
-work:
-  %after = add nsw i64 %begin, %grain
-  %fits = icmp slt i64 %after, %n
-  %end = select i1 %fits, i64 %after, i64 %n
-  call void @segment{index}(ptr %ctx, ptr %arena, i64 %begin, i64 %end)
-  br label %draw
+  %state = load atomic i64, ptr %slot acquire, align 8
+  %waits = icmp eq i64 %state, 1
+  br i1 %waits, label %fill, label %refused
+fill:
+  %p1 = getelementptr i64, ptr %slot, i64 1
+  %p2 = getelementptr i64, ptr %slot, i64 2
+  %p3 = getelementptr i64, ptr %slot, i64 3
+  %p4 = getelementptr i64, ptr %slot, i64 4
+  %p5 = getelementptr i64, ptr %slot, i64 5
+  store ptr %work, ptr %p1
+  store ptr %ctx, ptr %p2
+  store ptr %arena, ptr %p3
+  store ptr %counters, ptr %p4
+  store i64 %n, ptr %p5
+  %swap = cmpxchg ptr %slot, i64 1, i64 2 acq_rel monotonic
+  %won = extractvalue { i64, i1 } %swap, 1
+  %taken = zext i1 %won to i64
+  ret i64 %taken
+refused:
+  ret i64 0
+}
+
+define void @jitseq_linger(ptr %slot, i64 %limit) #0 {
+entry:
+  store atomic i64 1, ptr %slot release, align 8
+  br label %look
+look:
+  %i = phi i64 [ 0, %entry ], [ %next, %again ], [ 0, %run ]
+  %state = load atomic i64, ptr %slot acquire, align 8
+  %posted = icmp eq i64 %state, 2
+  br i1 %posted, label %run, label %again
+again:
+  %next = add nsw i64 %i, 1
+  %left = icmp slt i64 %next, %limit
+  br i1 %left, label %look, label %leave
+leave:
+  %swap = cmpxchg ptr %slot, i64 1, i64 0 acq_rel monotonic
+  %left_alone = extractvalue { i64, i1 } %swap, 1
+  br i1 %left_alone, label %done, label %run
+run:
+  store atomic i64 3, ptr %slot monotonic, align 8
+  %p1 = getelementptr i64, ptr %slot, i64 1
+  %p2 = getelementptr i64, ptr %slot, i64 2
+  %p3 = getelementptr i64, ptr %slot, i64 3
+  %p4 = getelementptr i64, ptr %slot, i64 4
+  %p5 = getelementptr i64, ptr %slot, i64 5
+  %work = load ptr, ptr %p1
+  %ctx = load ptr, ptr %p2
+  %arena = load ptr, ptr %p3
+  %counters = load ptr, ptr %p4
+  %n = load i64, ptr %p5
+  call void %work(ptr %ctx, ptr %arena, ptr %counters, i64 %n)
+  store atomic i64 1, ptr %slot release, align 8
+  br label %look
 done:
   ret void
-}}"""
+}"""
 
 
 def _run(segments: int) -> str:
