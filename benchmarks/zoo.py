@@ -204,7 +204,7 @@ ENTRIES = (
     Entry("named_cnn", lambda: named_blocks(dropout=True), (3, 32, 32)),
     Entry("docs_conv", docs_conv, (1, 28, 28)),
     Entry("autoencoder", autoencoder, (1, 28, 28)),
-    Entry("chain224", lambda: named_blocks(dropout=False), (3, 224, 224), (1, 16)),
+    Entry("chain224", lambda: named_blocks(dropout=False), (3, 224, 224), (1, 64)),
     Entry("vgg11_bn", vgg11_bn, (3, 32, 32), (1, 16)),
     Entry("mobilenet_v1", mobilenet_v1, (3, 224, 224), (1, 16)),
 )

@@ -16,7 +16,7 @@ from jitseq.errors import (
 from jitseq.nn.init import manual_seed
 
 if TYPE_CHECKING:
-    from jitseq import datasets
+    from jitseq import datasets, optim
     from jitseq.api import jit, trace, value_and_grad, vjp
     from jitseq.runtime.compiled import Compiled
     from jitseq.runtime.threads import get_num_threads, set_num_threads
@@ -35,6 +35,7 @@ __all__ = [
     "jit",
     "manual_seed",
     "nn",
+    "optim",
     "set_num_threads",
     "trace",
     "value_and_grad",
@@ -54,8 +55,8 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """The compiler is imported when it is first used."""
-    if name == "datasets":
-        return importlib.import_module("jitseq.datasets")
+    if name in ("datasets", "optim"):
+        return importlib.import_module(f"jitseq.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'jitseq' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -23,6 +23,7 @@ from jitseq.codegen.llvm.host import selected_target
 from jitseq.config import logs
 from jitseq.errors import DtypeError, UnsupportedError
 from jitseq.ir.graph import Graph
+from jitseq.ir.op import get_op
 from jitseq.ir.text import graph_text
 from jitseq.ir.trace import Traced, trace
 from jitseq.ir.types import FLOAT_DTYPES, TensorType, type_of
@@ -194,6 +195,14 @@ def _without_batch(type: TensorType, batch: int) -> Signature:
 
 def _require_compilable(graph: Graph) -> None:
     """Raise `JitseqError` for what layers let through but kernels do not compute."""
+    for node in graph.nodes:
+        if not get_op(node.op).lowered:
+            raise UnsupportedError(
+                f"{node.op} runs eagerly only",
+                facts={"layer": node.path} if node.path else {},
+                hint="compiled training comes in a later release: until then call the "
+                'function itself, or compile it with backend="eager"',
+            )
     for value in graph.values():
         if 0 in value.type.inner_shape:
             raise UnsupportedError(

@@ -240,7 +240,7 @@ def test_the_number_of_threads_is_seen(monkeypatch):
 
     used = []
 
-    def run(task, count):
+    def run(task, count, handover):
         used.append(count)
         task()
 
