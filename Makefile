@@ -43,7 +43,7 @@ bench: $(VENV)/.installed-bench ## time the zoo beside its peers; OPTIONS="--qui
 	$(RUN) -m jitseq bench $(OPTIONS)
 
 golden: $(VENV)/.installed-test ## write the golden texts again; review with git diff
-	$(RUN) -m pytest tests/golden --update-golden
+	$(RUN) -m pytest tests/golden tests/autodiff tests/test_docs.py --update-golden
 
 clean: ## remove the virtual environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
