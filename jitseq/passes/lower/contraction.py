@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from jitseq.ir.graph import Value
-from jitseq.ir.program import Affine, Buffer, Type, affine
+from jitseq.ir.program import Affine, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.operands import Epilogue, Operands, Pack
+from jitseq.passes.lower.operands import Operands, Pack
 from jitseq.passes.lower.problem import MANY_TAPS, Problem, static_phase
 from jitseq.passes.lower.register_tile import Channels, RegisterTile
 from jitseq.passes.tile import Tile, choose_tile, image_counts
@@ -33,27 +32,26 @@ class ContractionEmitter:
         target: Target,
         problem: Problem,
         group: Group,
-        buffers: tuple[Buffer, Buffer, Value, Value | None],
     ) -> None:
         self.b = operands.builder
         self.operands = operands
         self.machine = target
         self.p = problem
         self.group = group
-        self.source, self.out, weight, bias = buffers
+        assert group.anchor is not None
+        x, weight, *bias = group.anchor.inputs
+        self.source = operands.read(x)
         element = self.source.element
         self.lanes = target.lanes(element)
         self.type = Type(element, self.lanes)
         self.taps = taps = problem.phase.taps
-        self.inner = Epilogue(self.b, group.inner)
-        self.outer = Epilogue(self.b, group.outer)
         self.vectors = -(-problem.group_outputs // self.lanes)
         self.tile = self._choose()
         self.unrolled = len(taps) <= MANY_TAPS
         self.widths = self._widths()
         self.weights = operands.packed(weight, self._weight_pack()) if taps else None
         lanes_pack = Pack("lanes", groups=problem.groups, lanes=self.lanes)
-        self.bias = operands.packed(bias, lanes_pack) if bias else None
+        self.bias = operands.packed(bias[0], lanes_pack) if bias else None
 
     def _choose(self) -> Tile:
         rows, columns = self.p.phase.count

@@ -7,15 +7,19 @@ the weights of all taps stay in registers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jitseq.ir.compute import Contraction, Phase
 from jitseq.ir.graph import Value
 from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
-from jitseq.passes.lower.operands import Epilogue, Operands, Pack, Position, fetch
+from jitseq.passes.lower.operands import (
+    Operands,
+    Pack,
+    Position,
+    apply_chain,
+    store_at,
+)
 from jitseq.passes.lower.problem import image_count
 
 
@@ -50,9 +54,7 @@ class _Depthwise:
         self.phase = phase
         self.operands = operands
         self.layout = operands.layouts[group.anchor.inputs[0]]
-        self.result = operands.layouts[group.output]
         self.source = operands.read(group.anchor.inputs[0])
-        self.out = operands.write(group.output)
         self.channels = record.out_channels
         self.lanes = target.lanes(self.source.element)
         self.type = Type(self.source.element, self.lanes)
@@ -62,7 +64,6 @@ class _Depthwise:
         self.weights = operands.packed(weight, pack) if taps else None
         lanes_pack = Pack("lanes", lanes=self.lanes)
         self.bias = operands.packed(bias, lanes_pack) if bias else None
-        self.epilogue = Epilogue(self.b, group.inner)
         self.rows, self.columns = self._tile(target)
 
     def _tile(self, target: Target) -> tuple[int, int]:
@@ -145,14 +146,6 @@ class _Depthwise:
         return (n, c, y * step_y + first_y, x * step_x + first_x)
 
     def _store(self, at: Position, reg: Reg) -> None:
-        if self.group.inner:
-
-            def load(value: Value, shape: Sequence[object]) -> Reg:
-                return fetch(self.operands, value, shape, at, self.type)
-
-            known = {self.group.anchor_output: reg}
-            reg = self.epilogue.apply(known, self.type, load)
-        index = affine(self.result.offset)
-        for dim, position in enumerate(at.index):
-            index = index + position * self.result.stride(dim)
-        self.b.store(self.out, index, reg, at.valid)
+        group = self.group
+        reg = apply_chain(self.operands, group.inner, group.anchor_output, reg, at)
+        store_at(self.operands, group.output, reg, at)

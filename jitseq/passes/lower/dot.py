@@ -6,13 +6,16 @@ vectors run along the (contiguous) input channels; lanes are summed at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jitseq.ir.graph import Value
-from jitseq.ir.program import Affine, Buffer, Reg, Type, affine
+from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
-from jitseq.passes.lower.operands import Epilogue, Operands, Pack, Position, fetch
+from jitseq.passes.lower.operands import (
+    Operands,
+    Pack,
+    Position,
+    apply_chain,
+    store_at,
+)
 from jitseq.passes.lower.problem import Problem, static_phase
 
 MOST_OUTPUTS = 3
@@ -40,13 +43,14 @@ class DotEmitter:
         target: Target,
         problem: Problem,
         group: Group,
-        buffers: tuple[Buffer, Buffer, Value, Value | None],
     ) -> None:
         self.b = operands.builder
         self.operands = operands
         self.p = problem
         self.group = group
-        self.source, self.out, weight, bias = buffers
+        assert group.anchor is not None
+        x, weight, *bias = group.anchor.inputs
+        self.source = operands.read(x)
         self.lanes = target.lanes(self.source.element)
         self.type = Type(self.source.element, self.lanes)
         self.scalar = Type(self.source.element)
@@ -61,8 +65,7 @@ class DotEmitter:
             channels=problem.channels,
         )
         self.weights = operands.packed(weight, pack)
-        self.bias = operands.packed(bias, Pack("lanes", lanes=1)) if bias else None
-        self.epilogue = Epilogue(self.b, group.inner)
+        self.bias = operands.packed(bias[0], Pack("lanes", lanes=1)) if bias else None
 
     def emit(self) -> None:
         rows, columns = self.p.phase.count
@@ -134,20 +137,10 @@ class DotEmitter:
         return self.b.fold("i", blocks, whole, self.lanes, sums, body)  # type: ignore[arg-type]
 
     def _store(self, n: Affine, y: Affine, x: Affine, o: int, reg: Reg) -> None:
-        phase, target = self.p.phase, self.p.target
+        phase, group = self.p.phase, self.group
         y, x = y * phase.step[0] + phase.start[0], x * phase.step[1] + phase.start[1]
         names = {"n": n, "y": y, "x": x, "c": affine(o)}
         dims = self.p.position_dims
         at = Position(tuple(names[d] for d in dims), dims.index("c"))
-        if self.group.inner:
-
-            def load(value: Value, shape: Sequence[object]) -> Reg:
-                return fetch(self.operands, value, shape, at, self.scalar)
-
-            known = {self.group.anchor_output: reg}
-            reg = self.epilogue.apply(known, self.scalar, load)
-        strides = {"n": target.image, "y": target.row, "x": target.column, "c": 1}
-        index = affine(target.offset)
-        for name in dims:
-            index = index + names[name] * strides[name]
-        self.b.store(self.out, index, reg)
+        reg = apply_chain(self.operands, group.inner, group.anchor_output, reg, at)
+        store_at(self.operands, group.output, reg, at)

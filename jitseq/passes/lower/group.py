@@ -56,16 +56,15 @@ def lower_contraction(
     """Emit all phases of a convolution, transposed convolution or linear layer."""
     node = group.anchor
     assert node is not None
-    x, weight, *rest = node.inputs
+    x = node.inputs[0]
     source, out = operands.layouts[x], operands.layouts[group.output]
-    source_buffer, out_buffer = operands.read(x), operands.write(group.output)
-    lanes = target.lanes(out_buffer.element)
-    clear_halo(operands, out_buffer, out, lanes)
-    buffers = (source_buffer, out_buffer, weight, rest[0] if rest else None)
+    operands.read(x)
+    lanes = target.lanes(operands.write(group.output).element)
+    clear_halo(operands, operands.write(group.output), out, lanes)
     mergeable = group.pool is None and rows_merge(group, operands)
     for problem in problems(record, source, out, operands.builder, mergeable):
         emitter = DotEmitter if suits_dot(problem, group, lanes) else ContractionEmitter
-        emitter(operands, target, problem, group, buffers).emit()
+        emitter(operands, target, problem, group).emit()
 
 
 def _flops(group: Group, record: object) -> int:

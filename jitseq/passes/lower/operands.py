@@ -156,6 +156,29 @@ class Epilogue:
         return regs[self.nodes[-1].output]
 
 
+def apply_chain(
+    operands: Operands, nodes: Sequence[Node], start: Value, reg: Reg, at: Position
+) -> Reg:
+    """The result of pointwise ``nodes`` at a position, where ``start`` is ``reg``."""
+    if not nodes:
+        return reg
+    type = reg.type
+    return Epilogue(operands.builder, nodes).apply(
+        {start: reg},
+        type,
+        lambda value, shape: fetch(operands, value, shape, at, type),
+    )
+
+
+def store_at(operands: Operands, value: Value, reg: Reg, at: Position) -> None:
+    """Write the element(s) of ``value`` at a position."""
+    layout = operands.layouts[value]
+    index = affine(layout.offset)
+    for dim, position in enumerate(at.index):
+        index = index + position * layout.stride(dim)
+    operands.builder.store(operands.write(value), index, reg, at.valid)
+
+
 @dataclass(frozen=True)
 class Lowered:
     """A kernel, what its buffers are bound to, and its cost for one image.

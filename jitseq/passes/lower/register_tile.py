@@ -7,14 +7,13 @@ before anything is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jitseq.ir.compute import Tap
-from jitseq.ir.graph import Value
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Buffer, Reg, affine
-from jitseq.passes.lower.operands import Position, fetch
+from jitseq.passes.lower.operands import Position, apply_chain, store_at
 from jitseq.passes.lower.problem import reads
 from jitseq.passes.tile import Tile
 
@@ -308,16 +307,8 @@ class RegisterTile:
 
     def _inner(self, key: tuple[int, int], reg: Reg) -> Reg:
         group = self.o.group
-        if not group.inner:
-            return reg
         at = self._position(self.pixels[key[0]], key[1], (1, 1))
-        return self.o.inner.apply(
-            {group.anchor_output: reg}, self.o.type, self._fetch(at)
-        )
-
-    def _fetch(self, at: Position) -> Callable[[Value, Sequence[object]], Reg]:
-        operands, type = self.o.operands, self.o.type
-        return lambda value, shape: fetch(operands, value, shape, at, type)
+        return apply_chain(self.o.operands, group.inner, group.anchor_output, reg, at)
 
     def _pool(self, regs: Registers) -> None:
         """Combine the windows of the tile; the first pixel of each stores."""
@@ -346,16 +337,6 @@ class RegisterTile:
         group = self.o.group
         at = self._position(pixel, v, group.pool_window)
         if group.outer:
-            known = {group.pooled_output: reg}
-            reg = self.o.outer.apply(known, self.o.type, self._fetch(at))
-        target = self.p.target
-        names = dict(zip(self.p.position_dims, at.index, strict=True))
-        index = names["c"] + target.offset
-        for name, stride in (
-            ("n", target.image),
-            ("y", target.row),
-            ("x", target.column),
-        ):
-            if name in names:
-                index = index + names[name] * stride
-        self.b.store(self.o.out, index, reg, at.valid)
+            start = group.pooled_output
+            reg = apply_chain(self.o.operands, group.outer, start, reg, at)
+        store_at(self.o.operands, group.output, reg, at)

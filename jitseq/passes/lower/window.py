@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jitseq.ir.compute import AxisWindows, Window
-from jitseq.ir.graph import Value
 from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
-from jitseq.passes.lower.operands import Epilogue, Operands, Position, fetch
+from jitseq.passes.lower.operands import Operands, Position, apply_chain, store_at
 from jitseq.passes.lower.problem import image_count
 
 UNROLLED_WINDOW = 16
@@ -40,12 +39,9 @@ class _Pool:
         self.operands = operands
         self.x = group.anchor.inputs[0]
         self.source = operands.read(self.x)
-        self.out = operands.write(group.output)
         self.layout = operands.layouts[self.x]
-        self.result = operands.layouts[group.output]
         self.channels = self.x.type.shape[1]
         self.type = Type(self.source.element, target.lanes(self.source.element))
-        self.epilogue = Epilogue(self.b, group.inner)
 
     def emit(self) -> None:
         rows, columns = len(self.record.rows.start), len(self.record.cols.start)
@@ -146,15 +142,6 @@ class _Pool:
         return self.b.binary("div", total, divisor)
 
     def _store(self, at: Position, reg: Reg) -> None:
-        if self.group.inner:
-            assert self.group.anchor is not None
-
-            def load(value: Value, shape: Sequence[object]) -> Reg:
-                return fetch(self.operands, value, shape, at, self.type)
-
-            known = {self.group.anchor_output: reg}
-            reg = self.epilogue.apply(known, self.type, load)
-        index = affine(self.result.offset)
-        for dim, position in enumerate(at.index):
-            index = index + position * self.result.stride(dim)
-        self.b.store(self.out, index, reg, at.valid)
+        group = self.group
+        reg = apply_chain(self.operands, group.inner, group.anchor_output, reg, at)
+        store_at(self.operands, group.output, reg, at)
