@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 
@@ -18,7 +18,14 @@ from jitseq.passes.pipeline import schedule
 from jitseq.runtime.bound import Bound
 from jitseq.runtime.compile_lock import COMPILING
 from jitseq.runtime.executable import RUN, executable
-from jitseq.runtime.report import Profile, kernel_times
+from jitseq.runtime.peaks import CHAINS
+from jitseq.runtime.report import Peaks, Profile, kernel_times
+
+CACHE_READ = 16 << 20
+"""Bytes that stay in the last-level cache of most machines."""
+
+MEMORY_READ = 160 << 20
+"""Bytes that do not."""
 
 FORMS = ("program", "llvm", "optimised", "assembly")
 
@@ -62,7 +69,7 @@ def profile(
     seconds = cycles / repeats / cycles_per_second()
     images = bound.batch(inputs)
     times = kernel_times(code.manifest.kernels, seconds.tolist(), images)
-    return Profile(times, *machine_peaks(target))
+    return Profile(times, machine_peaks(target))
 
 
 @cache
@@ -88,25 +95,31 @@ declare i64 @llvm.readcyclecounter()
 
 
 @cache
-def machine_peaks(target: Target) -> tuple[float, float]:
-    """GFLOP/s of independent FMAs, GB/s of reading 16 MB, on one core."""
+def machine_peaks(target: Target) -> Peaks:
+    """What one core reaches, measured once a process (about 0.1 s)."""
     from jitseq.runtime.peaks import peak_text
 
     with COMPILING:
         library = Library(
             compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read")
         )
-    block = np.zeros(16 << 20, np.uint8)
-    best_fma = best_read = 0.0
     fma, read = RUN(library.address("jitseq_fma")), RUN(library.address("jitseq_read"))
-    lanes = target.lanes("f32")
+    rounds, flops = 200_000, CHAINS * 2 * target.lanes("f32")
+    few = np.zeros(target.vector_bytes, np.uint8)
+    gflops = _fastest(lambda: fma(few.ctypes.data, None, rounds), rounds * flops)
+    rates = []
+    for size in (CACHE_READ, MEMORY_READ):
+        block = np.ones(size, np.uint8)  # zeros would share one page of memory
+        count = size // (4 * target.vector_bytes)
+        rates.append(_fastest(partial(read, block.ctypes.data, None, count), size))
+    return Peaks(gflops, *rates)
+
+
+def _fastest(work: Callable[[], object], amount: int) -> float:
+    """``amount`` over the least time of seven, in 10⁹ a second."""
+    times = []
     for _ in range(7):
         started = time.perf_counter()
-        fma(block.ctypes.data, None, 200_000)
-        spent = time.perf_counter() - started
-        best_fma = max(best_fma, 200_000 * 12 * 2 * lanes / spent / 1e9)
-        started = time.perf_counter()
-        read(block.ctypes.data, None, block.size // (4 * target.vector_bytes))
-        spent = time.perf_counter() - started
-        best_read = max(best_read, block.size / spent / 1e9)
-    return best_fma, best_read
+        work()
+        times.append(time.perf_counter() - started)
+    return amount / min(times) / 1e9
