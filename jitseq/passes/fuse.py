@@ -81,6 +81,8 @@ class _Fuser:
         if len(self.readers[value]) > 1:
             return "the value between them has other readers"
         anchor = compute_of(group.anchor) if group.anchor else None
+        if node.op == "reshape" or group.nodes[-1].op == "reshape":
+            return "a reshape is a view: it runs no kernel"
         if isinstance(anchor, Reduction):
             return f"{group.anchor.op} writes its rows in several passes"  # type: ignore[union-attr]
         if isinstance(anchor, Movement):
