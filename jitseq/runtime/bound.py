@@ -174,7 +174,8 @@ class Bound:
         context = _context(inputs, outputs, packed, scratch.arrays)
         shares = min(threads, n)
         if shares > 1 and self.code.manifest.flops * n >= THREADING_FLOPS:
-            self._call_on_threads(context, n, shares)
+            memory = (inputs, outputs, packed, scratch)
+            self._call_on_threads(context, memory, n, shares)
         else:
             arena = self._take_arena()
             self.code.run(context.ctypes.data, arena.ctypes.data, n)
@@ -188,15 +189,20 @@ class Bound:
                 return len(array)
         return 1
 
-    def _call_on_threads(self, context: np.ndarray, n: int, threads: int) -> None:
-        """Threads draw shares of the batch, segment by segment, until all is done."""
+    def _call_on_threads(
+        self, context: np.ndarray, memory: object, n: int, threads: int
+    ) -> None:
+        """Threads draw shares of the batch, segment by segment, until all is done.
+
+        ``memory`` is whatever ``context`` points to.
+        """
         manifest = self.code.manifest
         counters = np.zeros((len(manifest.blocks), 3), np.int64)
         counters[:, 2] = [
             share_of_batch(n, threads, block, least)
             for block, least in zip(manifest.blocks, manifest.least_blocks, strict=True)
         ]
-        work = _SharedWork(self.code, context, counters, n)
+        work = _SharedWork(self.code, context, memory, counters, n)
 
         def task() -> None:
             arena = self._take_arena()
@@ -239,17 +245,24 @@ def share_of_batch(n: int, threads: int, block: int, least: int) -> int:
 
 
 class _SharedWork:
-    """One call's work for several threads; owns what they read.
+    """One call's work for several threads; owns what they read and write.
 
-    Scratch memory is free again as soon as any participant returns: then all images
-    are done, and others look at the counters only.
+    An interrupt can end the call while another thread still computes: that thread's
+    reference to this object keeps all of it alive. Scratch memory is free again as
+    soon as any participant returns: then all images are done, and others look at the
+    counters only.
     """
 
     def __init__(
-        self, code: Executable, context: np.ndarray, counters: np.ndarray, n: int
+        self,
+        code: Executable,
+        context: np.ndarray,
+        memory: object,
+        counters: np.ndarray,
+        n: int,
     ) -> None:
         self.code = code
-        self._owned = context, counters
+        self._owned = context, memory, counters
         self._places = context.ctypes.data, counters.ctypes.data
         self._n = n
 

@@ -17,10 +17,12 @@ before it waits gained nothing.)
 from __future__ import annotations
 
 import _thread
+import atexit
 import ctypes
 import operator
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,11 +180,18 @@ class _Worker:
         self.wake.open()
 
     def post(self, work: Any, arena: Any) -> bool:
-        """Hand over work if the thread lingers, between two tasks."""
-        if not work.post(ctypes.addressof(self.slot), arena):
-            return False
-        self.owned = work, arena
-        return True
+        """Hand over work if the thread lingers, between two tasks.
+
+        Owned first, posted then: an interrupt may come between any two lines, and
+        what was posted before may still be looked at while this is refused.
+        """
+        before = self.owned
+        self.owned = before, work, arena
+        if work.post(ctypes.addressof(self.slot), arena):
+            self.owned = work, arena
+            return True
+        self.owned = before
+        return False
 
     def end(self, job: _Job) -> None:
         """Take the job back, or wait until it has run; may be called again."""
@@ -277,5 +286,14 @@ def _forget_pool() -> None:
     _pool = _Pool()
 
 
+def _settle() -> None:
+    """At exit: compiled code must not be unloaded under a thread that lingers in it."""
+    deadline = time.monotonic() + 0.1
+    for worker in _pool.workers:
+        while worker.slot[0] and time.monotonic() < deadline:
+            time.sleep(0.0002)
+
+
+atexit.register(_settle)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)

@@ -266,3 +266,46 @@ def test_an_interrupt_leaves_everything_usable(during, tmp_path):
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) == 8
+
+
+OFTEN_INTERRUPTED = """
+import os, random, signal, threading, time
+import numpy as np
+import jitseq as js
+from jitseq import nn
+js.manual_seed(0)
+random.seed(0)
+model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3)).eval()
+compiled = js.jit(model, threads=2)
+x = np.ones((8, 3, 40, 40), np.float32)
+first = compiled(x)
+for _ in range(150):
+    moment = random.random() * 0.006
+    timer = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        while timer.is_alive():
+            result = compiled(x)
+            others = [np.empty_like(result) for _ in range(3)]  # take freed memory
+            del result
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        pass
+    while timer.is_alive():
+        try:
+            timer.join()
+        except KeyboardInterrupt:
+            pass
+assert np.array_equal(first, compiled(x))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_interrupts_do_not_free_what_another_thread_still_writes(tmp_path):
+    """The process crashed when results were freed under the second thread."""
+    found = subprocess.run(
+        [sys.executable, "-c", OFTEN_INTERRUPTED],
+        env={**os.environ, "JITSEQ_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
