@@ -9,6 +9,7 @@ from functools import cache, partial
 import numpy as np
 
 from jitseq.codegen.llvm.compiler import Library, assembly, compile_object, optimise
+from jitseq.codegen.llvm.peaks import CHAINS, peak_text
 from jitseq.codegen.llvm.render import render
 from jitseq.errors import UnsupportedError
 from jitseq.ir.program_text import program_text
@@ -18,7 +19,6 @@ from jitseq.passes.pipeline import schedule
 from jitseq.runtime.bound import Bound
 from jitseq.runtime.compile_lock import COMPILING
 from jitseq.runtime.executable import RUN, executable
-from jitseq.runtime.peaks import CHAINS
 from jitseq.runtime.report import Peaks, Profile, kernel_times
 
 CACHE_READ = 16 << 20
@@ -97,8 +97,6 @@ declare i64 @llvm.readcyclecounter()
 @cache
 def machine_peaks(target: Target) -> Peaks:
     """What one core reaches, measured once a process (about 0.1 s)."""
-    from jitseq.runtime.peaks import peak_text
-
     with COMPILING:
         library = Library(
             compile_object(peak_text(target), target), ("jitseq_fma", "jitseq_read")

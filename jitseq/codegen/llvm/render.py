@@ -11,6 +11,7 @@ from __future__ import annotations
 from jitseq.codegen.llvm.driver import render_driver
 from jitseq.codegen.llvm.kernel import KernelRenderer, Module
 from jitseq.codegen.llvm.math import math_functions
+from jitseq.codegen.llvm.types import function_attributes
 from jitseq.ir.program import Program
 from jitseq.ir.target import Target
 
@@ -27,10 +28,6 @@ def render(program: Program, target: Target, profile: bool = False) -> str:
         f"[{', '.join(f'i64 {value}' for value in values)}]"
         for values, name in module.tables.items()
     ]
-    width = target.vector_bytes * 8
-    attributes = (
-        f'attributes #0 = {{ nounwind "target-cpu"="{target.cpu}" '
-        f'"target-features"="{target.features}" "prefer-vector-width"="{width}" }}'
-    )
+    attributes = function_attributes(target)
     parts = [*tables, *kernels, math.definitions, driver.text, *declares, attributes]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from jitseq.ir.program import Type
+from jitseq.ir.target import Target
 
 ELEMENTS = {"f32": "float", "f64": "double", "i64": "i64", "u8": "i8", "mask": "i1"}
 
@@ -30,3 +31,15 @@ def splat_text(text: str, type: Type) -> str:
     if type.lanes == 1:
         return text
     return "splat (" + f"{ELEMENTS[type.element]} {text})"
+
+
+def function_attributes(target: Target) -> str:
+    """The definition of ``#0``, which every function of a module carries.
+
+    Without a preferred width LLVM halves the vectors of several processors.
+    """
+    width = target.vector_bytes * 8
+    return (
+        f'attributes #0 = {{ nounwind "target-cpu"="{target.cpu}" '
+        f'"target-features"="{target.features}" "prefer-vector-width"="{width}" }}'
+    )

@@ -18,7 +18,6 @@ from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Operands
 from jitseq.passes.lower.problem import image_count
 
-Chunk = tuple[Affine, int | None]
 Combine = Callable[[Reg, Reg], Reg]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jitseq.codegen.llvm.types import function_attributes
 from jitseq.ir.target import Target
 
 CHAINS = 12
@@ -14,14 +15,12 @@ def peak_text(target: Target) -> str:
     """
     lanes = target.lanes("f32")
     vector = f"<{lanes} x float>"
-    width = target.vector_bytes * 8
     return "\n".join(
         [
             _loop("jitseq_fma", vector, CHAINS, _fma_step(vector, lanes)),
             _loop("jitseq_read", vector, 4, _read_step(vector, lanes)),
             f"declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})",
-            f'attributes #0 = {{ nounwind "target-cpu"="{target.cpu}" '
-            f'"target-features"="{target.features}" "prefer-vector-width"="{width}" }}',
+            function_attributes(target),
         ]
     )
 
