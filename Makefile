@@ -26,7 +26,7 @@ $(VENV)/.installed-%: $(VENV)/.installed
 
 .SECONDARY:
 
-demo: $(VENV)/.installed ## classify handwritten digits, eager and compiled
+demo: $(VENV)/.installed ## train a CNN on handwritten digits, and time it
 	$(RUN) -m jitseq demo
 
 test: $(VENV)/.installed-test ## run the tests; OPTIONS="-k conv" selects some
@@ -39,7 +39,7 @@ lint: $(VENV)/.installed-dev ## check style and formatting
 types: $(VENV)/.installed-dev ## check types
 	$(RUN) -m mypy --strict jitseq
 
-bench: $(VENV)/.installed-bench ## time the zoo beside its peers; OPTIONS="--quick"
+bench: $(VENV)/.installed-bench ## time the zoo beside its peers; OPTIONS="--quick" or "--train"
 	$(RUN) -m jitseq bench $(OPTIONS)
 
 golden: $(VENV)/.installed-test ## write the golden texts again; review with git diff

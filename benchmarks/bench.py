@@ -11,12 +11,13 @@ import argparse
 import json
 import math
 import platform
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from benchmarks.peers import PEERS, Peer, installed_version
 from benchmarks.timing import Call, median_seconds
 from benchmarks.zoo import ENTRIES, ZOO, Entry
 
+if TYPE_CHECKING:
+    from benchmarks.train_peers import TrainPeer
+
+P = TypeVar("P", "Peer", "TrainPeer")
 EAGER, COMPILED = "eager", "jitseq"
 COLUMNS = (EAGER, COMPILED, *(peer.name for peer in PEERS))
 QUICK_MODELS = ("tiny", "mlp", "lenet5", "cnn32", "autoencoder")
@@ -79,15 +84,15 @@ def measure(
     return Row(entry.name, batch, seconds, errors)
 
 
-def header() -> str:
-    names = "".join(f"{name:>14}" if "." in name else f"{name:>12}" for name in COLUMNS)
+def header(columns: Sequence[str] = COLUMNS) -> str:
+    names = "".join(f"{name:>14}" if "." in name else f"{name:>12}" for name in columns)
     return f"{'model':<12}{'batch':>6}{names}{'ratio':>7}"
 
 
-def line(row: Row) -> str:
+def line(row: Row, columns: Sequence[str] = COLUMNS) -> str:
     """The row as text; a dash for a contestant that did not run."""
     cells = ""
-    for name in COLUMNS:
+    for name in columns:
         time = row.seconds.get(name)
         width = 14 if "." in name else 12
         cells += f"{'-' if time is None else microseconds(time):>{width}}"
@@ -124,11 +129,21 @@ def parser() -> argparse.ArgumentParser:
         description="Time the model zoo beside the installed peers: median µs a call. "
         "ratio is the fastest peer's time over jitseq's.",
     )
-    names = partial(comma_list, known=tuple(ZOO))
-    peer_names = partial(comma_list, known=tuple(peer.name for peer in PEERS))
+    add_options(result, PEERS)
     option = result.add_argument
-    option("--models", type=names, metavar="A,B", help=", ".join(ZOO))
     option("--batch", type=int, nargs="+", metavar="N", help="batch sizes for all")
+    option("--train", action="store_true", help="time training steps; see --train -h")
+    return result
+
+
+def add_options(
+    parser: argparse.ArgumentParser, peers: Sequence[Peer | TrainPeer]
+) -> None:
+    """The options that inference and training share."""
+    names = partial(comma_list, known=tuple(ZOO))
+    peer_names = partial(comma_list, known=tuple(peer.name for peer in peers))
+    option = parser.add_argument
+    option("--models", type=names, metavar="A,B", help=", ".join(ZOO))
     option("--threads", type=int, default=1, metavar="N", help="default 1")
     option("--rounds", type=int, default=7, metavar="N", help="samples of each")
     option("--peers", type=peer_names, metavar="A,B", help="some of the peers, or none")
@@ -136,7 +151,6 @@ def parser() -> argparse.ArgumentParser:
     option(
         "--quick", action="store_true", help="small models only, without torch.compile"
     )
-    return result
 
 
 def comma_list(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,10 +163,10 @@ def comma_list(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def choose_peers(options: argparse.Namespace) -> list[Peer]:
+def choose_peers(options: argparse.Namespace, peers: Sequence[P]) -> list[P]:
     """The peers to run; prints why each other one stays out."""
     chosen = []
-    for peer in PEERS:
+    for peer in peers:
         reason = peer.missing()
         if options.peers is not None and peer.name not in options.peers:
             continue
@@ -180,9 +194,11 @@ def limit_blas(threads: int) -> AbstractContextManager[Any]:
     return limits
 
 
-def write_json(path: Path, rows: Sequence[Row], threads: int) -> None:
+def write_json(
+    path: Path, rows: Sequence[Row], threads: int, peers: Sequence[Peer | TrainPeer]
+) -> None:
     """The measurements in seconds, and what was measured where."""
-    packages = ("jitseq", "numpy", "llvmlite", *{p for q in PEERS for p in q.packages})
+    packages = ("jitseq", "numpy", "llvmlite", *{p for q in peers for p in q.packages})
     record = {
         "machine": platform.platform(),
         "python": platform.python_version(),
@@ -195,8 +211,13 @@ def write_json(path: Path, rows: Sequence[Row], threads: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 1 if some outputs disagree, else 0."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--train" in argv:
+        from benchmarks import train
+
+        return train.main([argument for argument in argv if argument != "--train"])
     options = parser().parse_args(argv)
-    peers = choose_peers(options)
+    peers = choose_peers(options, PEERS)
     models = options.models or (QUICK_MODELS if options.quick else tuple(ZOO))
     print(f"median µs a call, {options.threads} thread(s), {options.rounds} rounds")
     print(header())
@@ -214,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text in summary(rows):
         print(text)
     if options.json:
-        write_json(options.json, rows, options.threads)
+        write_json(options.json, rows, options.threads, PEERS)
     wrong = [row for row in rows if max(row.errors.values()) > TOLERANCE]
     for row in wrong:
         print(f"outputs disagree: {row.model}, batch {row.batch}: {row.errors}")

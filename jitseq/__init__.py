@@ -17,20 +17,25 @@ from jitseq.nn.init import manual_seed
 
 if TYPE_CHECKING:
     from jitseq import datasets, optim
-    from jitseq.api import jit, trace, value_and_grad, vjp
+    from jitseq.api import fit, jit, trace, train_step, value_and_grad, vjp
     from jitseq.runtime.compiled import Compiled
+    from jitseq.runtime.history import History
     from jitseq.runtime.threads import get_num_threads, set_num_threads
+    from jitseq.runtime.training import TrainStep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Compiled",
     "DtypeError",
+    "History",
     "JitseqError",
     "ShapeError",
     "TraceError",
+    "TrainStep",
     "UnsupportedError",
     "datasets",
+    "fit",
     "get_num_threads",
     "jit",
     "manual_seed",
@@ -38,14 +43,19 @@ __all__ = [
     "optim",
     "set_num_threads",
     "trace",
+    "train_step",
     "value_and_grad",
     "vjp",
 ]
 
 _LAZY = {
     "Compiled": "jitseq.runtime.compiled",
+    "History": "jitseq.runtime.history",
+    "TrainStep": "jitseq.runtime.training",
+    "fit": "jitseq.api",
     "jit": "jitseq.api",
     "trace": "jitseq.api",
+    "train_step": "jitseq.api",
     "value_and_grad": "jitseq.api",
     "vjp": "jitseq.api",
     "get_num_threads": "jitseq.runtime.threads",

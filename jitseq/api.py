@@ -1,4 +1,8 @@
-"""The functions that users call: `jit`, `trace`, `vjp` and `value_and_grad`."""
+"""The functions that users call.
+
+`jit` and `trace` compile, `vjp` and `value_and_grad` differentiate, `train_step` and
+`fit` train. Targets enter; torch modules are recognised here and nowhere below.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from jitseq.errors import JitseqError
+from jitseq.errors import JitseqError, UnsupportedError
+from jitseq.optim.optimizer import Optimizer
+from jitseq.runtime import fit as fitting
 from jitseq.runtime import gradient
 from jitseq.runtime.compiled import Compiled
 from jitseq.runtime.following import CompiledFollowing
+from jitseq.runtime.history import History
+from jitseq.runtime.training import TrainStep
 
 Target = Callable[..., Any]
 
@@ -96,6 +104,140 @@ def value_and_grad(
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Loss and gradients; see `jitseq.runtime.gradient.value_and_grad`."""
     return gradient.value_and_grad(_differentiable(target), loss)
+
+
+def train_step(
+    model: Target,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Optimizer,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    dynamic_batch: bool = True,
+    disable_passes: Sequence[str] = (),
+) -> TrainStep:
+    """A function of ``(*inputs, y)`` that trains by one step and returns the loss.
+
+    Args:
+        model: a `jitseq.nn.Module` or a function of arrays, in the mode that is wanted.
+        loss: ``loss(model(*inputs), y)`` is one number; y is the last argument.
+        optimizer: one of `jitseq.optim`, made from the model's parameters.
+        backend, threads, dynamic_batch, disable_passes: as in `jit`.
+        accumulate: the update follows every so many calls, with the mean gradient.
+        clip_norm: largest L2 norm of the gradients of all updated parameters together.
+
+    Raises:
+        UnsupportedError: the model or the loss belongs to PyTorch.
+        OptimizerError: nothing is left to train, an option is out of range, or the
+            optimizer holds a parameter of another model.
+    """
+    return TrainStep(
+        _trainable(model, "train_step"),
+        _own_loss(loss, "train_step"),
+        optimizer,
+        backend=backend,
+        threads=threads,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        dynamic_batch=dynamic_batch,
+        disable_passes=disable_passes,
+    )
+
+
+def fit(
+    model: Target,
+    x: Any,
+    y: Any,
+    *,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int,
+    validation: tuple[Any, Any] | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    scheduler: Any = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+) -> History:
+    """Train on arrays for some epochs, in batches; returns what was measured.
+
+    Args:
+        model, loss, optimizer, backend, threads, clip_norm: as in `train_step`.
+        x: an array with the samples along its first axis; a tuple for several inputs.
+        y: labels or targets, as many.
+        epochs, batch_size: 1 or more; the last batch of an epoch may be smaller.
+        validation: ``(x, y)`` that are evaluated after each epoch, in eval mode.
+        shuffle: new order in every epoch, from ``np.random.default_rng(seed)``.
+        progress: a bar for each epoch where tqdm is installed, else a line.
+        scheduler: a schedule of the optimizer, stepped after every epoch;
+            `ReduceLROnPlateau` sees the validation loss, or the training loss where
+            there is no validation.
+        accumulate: as in `train_step`; batches left at an epoch's end count for the
+            first update of the next one.
+
+    Returns:
+        A `History` with ``loss`` (of each batch before its update, weighted by the
+        number of samples), ``val_loss``, ``val_accuracy`` where y holds integer
+        class labels, the ``lr`` of the first group, and ``seconds``. The accuracy on
+        the training data is not measured: it would take a second pass over them.
+
+    The model trains in training mode; afterwards every module has the mode that it had
+    before. Ctrl-C ends training after the present batch: the model keeps what it has
+    learnt, and the history of the complete epochs is returned with ``interrupted``
+    set. A second Ctrl-C raises `KeyboardInterrupt`. Dropout draws from the generator
+    of `manual_seed`, not from ``seed``.
+
+    Raises:
+        ShapeError, DtypeError, RangeError: model or loss do not accept the arrays, or
+            x and y differ in the number of samples.
+        UnsupportedError, OptimizerError: as `train_step`, and for a schedule that
+            belongs to another optimizer.
+        OptionError: epochs or batch_size is no positive integer.
+    """
+    return fitting.fit(
+        _trainable(model, "fit"),
+        x,
+        y,
+        loss=_own_loss(loss, "fit"),
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=validation,
+        shuffle=shuffle,
+        seed=seed,
+        progress=progress,
+        scheduler=scheduler,
+        backend=backend,
+        threads=threads,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+    )
+
+
+def _trainable(model: Target, caller: str) -> Target:
+    """The model behind a compiled one; raises `UnsupportedError` for torch's."""
+    following = isinstance(model, CompiledFollowing)
+    if following or _is_torch_module(model):
+        raise UnsupportedError(
+            f"{caller}: a torch module is not trained in place",
+            hint="train the copy jitseq.interop.torch.from_torch(model)",
+        )
+    return model.target if isinstance(model, Compiled) else model
+
+
+def _own_loss(loss: Callable[[Any, Any], Any], caller: str) -> Callable[..., Any]:
+    if _is_torch_module(loss):
+        raise UnsupportedError(
+            f"{caller}: the loss is a torch module",
+            hint=f"use jitseq.nn.{type(loss).__name__}",
+        )
+    return loss
 
 
 def _differentiable(target: Target) -> Target:

@@ -15,8 +15,8 @@ import jitseq
 PACKAGE = Path(jitseq.__file__).parent
 FOUNDATION = {"errors", "config"}
 IR = {"ir", *FOUNDATION}
-RUNTIME = {"codegen", "passes", "nn", *IR}
-API = {"runtime", "interop", "optim", "datasets", *RUNTIME}
+RUNTIME = {"codegen", "passes", "nn", "optim", *IR}
+API = {"runtime", "interop", "datasets", *RUNTIME}
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
@@ -35,12 +35,20 @@ ALLOWED = {
 }
 """What each part of the package may import; ``jitseq`` is the package itself."""
 
-EXCEPTIONS = {("jitseq.ir.tracer", "nn")}
-"""The methods of a traced array are the functional forms, imported when called."""
+EXCEPTIONS = {
+    ("jitseq.ir.tracer", "nn"),
+    ("jitseq.runtime.history", "matplotlib"),
+    ("jitseq.runtime.progress", "tqdm"),
+}
+"""The methods of a traced array are the functional forms, imported when called; plots
+and progress bars import what they are drawn with when they are drawn."""
 
 RELATIVE = "<relative>"
 COMPILERS = {"llvmlite", "numba"}
-OPTIONAL = {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "safetensors"}
+OPTIONAL = {
+    "torch", "onnx", "onnxruntime", "openvino", "matplotlib", "safetensors",
+    "tqdm",
+}  # fmt: skip
 
 
 def module_name(path: Path) -> str:
@@ -81,7 +89,7 @@ def may_import(module: str, target: str) -> bool:
     if top in COMPILERS:
         return part in ("codegen", "runtime")
     if top in OPTIONAL:
-        return part == "interop"
+        return part == "interop" or (module, top) in EXCEPTIONS
     if top != "jitseq":
         return top != RELATIVE
     wanted = part_of(target)

@@ -8,7 +8,7 @@ instruction of every iteration is one Python call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +24,16 @@ from jitseq.ir.program import (
     Program,
     Type,
 )
+from jitseq.ir.random import uniform_at
 from jitseq.ir.scalar import NumpyScalars
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f64": np.dtype(np.float64),
+    "i64": np.dtype(np.int64),
+    "i32": np.dtype(np.int32),
+    "u32": np.dtype(np.uint32),
+    "u8": np.dtype(np.uint8),
 }
 
 
@@ -45,7 +50,7 @@ def run(program: Program, context: Sequence[np.ndarray], images: int) -> None:
     Args:
         program: what `passes.memory.plan_memory` returns.
         context: C-contiguous arrays in order of the context slots: inputs, outputs
-            (written), packed parameters, whole-batch buffers.
+            (written), variables, packed parameters, whole-batch buffers.
         images: the batch size; 1 for a program without a batch.
 
     Raises:
@@ -53,28 +58,35 @@ def run(program: Program, context: Sequence[np.ndarray], images: int) -> None:
     """
     memories = [array.reshape(-1).view(np.uint8) for array in context]
     for segment in program.segments:
-        for first in range(0, images, segment.block):
+        for sums in segment.sums:
+            memories[program.sums_slot][sums.offset :][: sums.bytes] = 0
+        total = images if segment.batched else 1
+        for first in range(0, total, segment.block):
             arena = np.full(program.arena_bytes, 0xFF, np.uint8)
-            count = min(segment.block, images - first)
+            places = {"arena": arena}
+            if program.sums_bytes:
+                places["sums"] = memories[program.sums_slot]
+            count = min(segment.block, total - first)
             for call in segment.calls:
                 kernel = program.kernels[call.kernel]
                 pointers = [
-                    _pointer(buffer, argument, memories, arena, first)
+                    _pointer(buffer, argument, memories, places, first)
                     for buffer, argument in zip(
                         kernel.buffers, call.arguments, strict=True
                     )
                 ]
-                run_kernel(kernel, pointers, count)
+                number = count if call.count is None else call.count
+                run_kernel(kernel, pointers, number, first)
 
 
 def _pointer(
     buffer: Buffer,
     argument: Argument,
     memories: Sequence[np.ndarray],
-    arena: np.ndarray,
+    places: Mapping[str, np.ndarray],
     image: int,
 ) -> Pointer:
-    memory = arena if argument.space == "arena" else memories[argument.slot]
+    memory = places.get(argument.space, memories[argument.slot])
     dtype = DTYPES[buffer.element]
     whole = memory[: memory.size // dtype.itemsize * dtype.itemsize]
     position, rest = divmod(argument.offset + image * argument.stride, dtype.itemsize)
@@ -82,9 +94,11 @@ def _pointer(
     return Pointer(whole.view(dtype), position)
 
 
-def run_kernel(kernel: Kernel, pointers: Sequence[Pointer], count: int) -> None:
-    """One kernel on ``count`` images; written buffers change."""
-    values: dict[object, Any] = {kernel.count: count}
+def run_kernel(
+    kernel: Kernel, pointers: Sequence[Pointer], count: int, first: int = 0
+) -> None:
+    """One kernel on ``count`` images from image ``first``; written buffers change."""
+    values: dict[object, Any] = {kernel.count: count, kernel.first: first}
     values |= dict(zip(kernel.buffers, pointers, strict=True))
     with np.errstate(all="ignore"):
         _Frame(values).body(kernel.body)
@@ -179,6 +193,14 @@ def _store(frame: _Frame, instr: Instr) -> None:
         elements[position] = value[lane]
 
 
+def _uniform(frame: _Frame, instr: Instr) -> np.ndarray:
+    pointer: Pointer = frame.values[instr.args[0]]
+    key = pointer.elements[pointer.origin : pointer.origin + 2]
+    type, index = instr.results[0].type, frame.index(instr.args[1])
+    lanes = (index + np.arange(type.lanes) * instr.extra) % 2**32
+    return uniform_at(key, lanes.astype(np.uint32), DTYPES[type.element])
+
+
 def _pin(frame: _Frame, instr: Instr) -> Pointer:
     pointer: Pointer = frame.values[instr.args[0]]
     return Pointer(pointer.elements, pointer.origin + frame.index(instr.args[1]))
@@ -199,6 +221,7 @@ MEMORY: dict[str, Callable[[_Frame, Instr], Any]] = {
     "load": _load,
     "load_splat": lambda frame, instr: frame.read(instr, 0),
     "gather": _gather,
+    "uniform": _uniform,
     "store": _store,
     "pin": _pin,
     "prefetch": lambda frame, instr: None,
@@ -218,6 +241,7 @@ LANES: dict[str, Callable[..., Any]] = {
     "div": lambda instr, a, b: a / b,
     "neg": lambda instr, a: -a,
     "fma": _fma,
+    "eq": lambda instr, a, b: a == b,
     "unordered": lambda instr, a, b: np.isnan(a) | np.isnan(b),
     "select": lambda instr, mask, a, b: np.where(mask, a, b),
     "splat": lambda instr, a: a,

@@ -13,6 +13,9 @@ does not follow. Flags, options, hooks and replaced layers or parameters
 are seen by the identity of all attributes of all modules. What ``forward`` reads from
 elsewhere (globals, the contents of its own lists and dicts) is read once.
 
+What a call in training mode changes, the running statistics of batch-norm, it changes
+in the torch module, or for a copy in the copy.
+
 Results carry no autograd history, and inputs are never changed, not even where the
 first layer has ``inplace=True``.
 """
@@ -66,7 +69,7 @@ class Followed:
         self.__name__ = type(self.module).__name__
         self.__doc__ = type(self.module).__doc__
         self._lock = threading.RLock()
-        self._links = _Links()
+        self._links = _Links(follow=True)
         self._convert()
 
     def __reduce__(self) -> Any:
@@ -102,15 +105,12 @@ class Followed:
 
         Raises:
             UnsupportedError, DtypeError: the module changed into something that is not
-                covered, or batch-norm is in training mode: its running statistics
-                would have to change in torch.
+                covered.
         """
         with self._lock:
             moved = any(link.is_other() for link in self._links)
             if moved or not self._attributes.same():
                 self._convert()
-            if self._statistics is not None:
-                raise _training_error(*self._statistics)
             for link in self._links:
                 link.refresh()
 
@@ -120,35 +120,17 @@ class Followed:
 
     def _convert(self) -> None:
         """Make the twin anew; tensors that are still there keep their variables."""
-        links = _Links(link for link in self._links if not link.is_other())
+        kept = (link for link in self._links if not link.is_other())
+        links = _Links(kept, follow=True)
         twin = Conversion(links.variable).module(self.module)
         self._attributes = _Attributes(self.module)
         self._links, self.twin = links, twin
-        self._statistics = _training_norm(twin)
 
 
 def _original(module: torch.nn.Module) -> torch.nn.Module:
     """The module behind the result of `torch.compile`."""
     inner = module._modules.get("_orig_mod")
     return module if inner is None else inner
-
-
-def _training_norm(twin: nn.Module) -> tuple[str, nn.Module] | None:
-    """Path and layer of a batch-norm whose running statistics a call would change."""
-    for path, module in twin.named_modules():
-        norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-        if norm and module.training and module.running_mean is not None:
-            return path, module
-    return None
-
-
-def _training_error(path: str, module: nn.Module) -> UnsupportedError:
-    return UnsupportedError(
-        "batch-norm of a torch module in training mode",
-        facts={"at": f"model.{path}  {module!r}"},
-        hint="call model.eval() first, or train the copy "
-        "jitseq.interop.torch.from_torch(model)",
-    )
 
 
 class _Attributes:
@@ -227,7 +209,10 @@ class _Link:
             self._theirs = np.ascontiguousarray(tensor.detach().numpy())
             address = self._theirs.ctypes.data
         if _memcmp(self._address, address, self._theirs.nbytes):
-            self.variable.assign(self._theirs)
+            if isinstance(self.variable, _SharedBuffer):
+                self.variable.take_over(self._theirs)
+            else:
+                self.variable.assign(self._theirs)
 
 
 def _load_memcmp() -> Any:
@@ -240,10 +225,32 @@ def _load_memcmp() -> Any:
 _memcmp = _load_memcmp()
 
 
-class _Links:
-    """The pairs of one conversion; ``known`` ones are used again."""
+class _SharedBuffer(nn.Buffer):
+    """A buffer of a torch module: each change reaches the torch tensor, too."""
 
-    def __init__(self, known: Iterable[_Link] = ()) -> None:
+    def __init__(self, tensor: torch.Tensor, persistent: bool) -> None:
+        super().__init__(tensor.detach().numpy(), persistent)
+        self._tensor = tensor
+
+    def mark_changed(self) -> None:
+        super().mark_changed()
+        with torch.no_grad():
+            self._tensor.copy_(torch.from_numpy(self._array))
+
+    def take_over(self, value: np.ndarray) -> None:
+        """Copy the tensor's own value."""
+        self._array[...] = value
+        super().mark_changed()
+
+
+class _Links:
+    """The pairs of one conversion; ``known`` ones are used again.
+
+    With ``follow``, buffers write their changes back.
+    """
+
+    def __init__(self, known: Iterable[_Link] = (), follow: bool = False) -> None:
+        self._follow = follow
         self._known = {id(link.tensor): link for link in known}
         self._used: dict[int, _Link] = {}
 
@@ -254,12 +261,15 @@ class _Links:
         """The variable of ``tensor``, the same one each time."""
         link = self._used.get(id(tensor)) or self._known.get(id(tensor))
         if link is None:
-            link = _Link(tensor, _new_variable(tensor, path, persistent))
+            variable = _new_variable(tensor, path, persistent, self._follow)
+            link = _Link(tensor, variable)
         self._used[id(tensor)] = link
         return link.variable
 
 
-def _new_variable(tensor: torch.Tensor, path: str, persistent: bool) -> Variable:
+def _new_variable(
+    tensor: torch.Tensor, path: str, persistent: bool, follow: bool
+) -> Variable:
     """A copy of ``tensor``."""
     if torch.nn.parameter.is_lazy(tensor) or not tensor.is_cpu:
         raise UnsupportedError(
@@ -278,4 +288,4 @@ def _new_variable(tensor: torch.Tensor, path: str, persistent: bool) -> Variable
     value = tensor.detach().numpy()
     if trained:
         return nn.Parameter(value, tensor.requires_grad)
-    return nn.Buffer(value, persistent)
+    return _SharedBuffer(tensor, persistent) if follow else nn.Buffer(value, persistent)

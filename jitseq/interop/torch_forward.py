@@ -262,8 +262,9 @@ def mutates_input(module: Any) -> bool:
             if not views_input(child):
                 return False
         return False
-    keeps = isinstance(module, nn.Dropout)
-    return bool(getattr(module, "inplace", False)) and not keeps
+    if isinstance(module, nn.Dropout) and not (module.training and module.p):
+        return False
+    return bool(getattr(module, "inplace", False))
 
 
 def views_input(module: Any) -> bool:

@@ -23,11 +23,10 @@ from jitseq.interop.torch_meanings import (
     Function,
     already,
     attribute,
-    batch_norm,
     binary,
     chunk,
     clamp,
-    dropout,
+    dropout_in_evaluation,
     getitem,
     narrow,
     of_sizes,
@@ -92,14 +91,14 @@ FUNCTIONS: dict[str, Function] = {
 """Functions of torch, torch.nn.functional, and methods of tensors."""
 
 ONLY_FUNCTIONAL: dict[str, Function] = {
-    "batch_norm": batch_norm,
-    **dict.fromkeys(
-        (
-            "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "batch_norm": F.batch_norm, "dropout": F.dropout,
+    **{
+        name: dropout_in_evaluation(name)
+        for name in (
+            "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
             "feature_alpha_dropout",
-        ),
-        dropout,
-    ),
+        )
+    },
 }  # fmt: skip
 """Functions of torch.nn.functional whose namesakes elsewhere take other arguments."""
 

@@ -266,27 +266,19 @@ def already(name: str) -> Function:
     return convert
 
 
-def dropout(
-    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Any:
-    """`functional.dropout`, whatever it would drop (elements or whole channels)."""
-    return F.dropout(input, p, training)
+def dropout_in_evaluation(name: str) -> Function:
+    """A function that is `functional.dropout` only where it drops nothing."""
 
+    trains = "alpha" not in name  # torch's default
 
-def batch_norm(
-    input: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
-    """`functional.batch_norm` with running statistics."""
-    if training:
-        raise UnsupportedError(
-            "batch_norm in training mode would leave torch's statistics behind",
-            hint="call model.eval() first",
-        )
-    return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    def dropout(
+        input: Any, p: float = 0.5, training: bool = trains, inplace: bool = False
+    ) -> Any:
+        if training and p > 0:
+            raise UnsupportedError(
+                f"{name} in training mode",
+                hint="use dropout of single elements, or call model.eval() first",
+            )
+        return F.dropout(input, p, training)
+
+    return dropout

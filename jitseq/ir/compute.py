@@ -12,6 +12,12 @@ refer to the record of the forward op, whose index algebra they share:
 WeightGradient  the same products as a contraction, summed over batch and pixels
 WindowIndex     which tap of each window is its maximum
 WindowGradient  for each element, the sum over the windows that hold it
+
+Uniform         random numbers, computed where they are read
+
+Training changes variables in place:
+
+Update          an optimizer's rule for one element of a parameter and its state
 """
 
 from __future__ import annotations
@@ -159,6 +165,25 @@ class Reduction:
     kind: Literal["softmax", "log_softmax", "sum", "mean", "max"]
     axes: tuple[int, ...]
     keepdim: bool = False
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform numbers in [0, 1) from a key and the row-major index of each element."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """``expr(m, p, g, *state, *numbers, **flags) -> (p, *state)`` for each element.
+
+    The op's inputs are p, g, ``states`` arrays of the same type, and one vector of
+    ``numbers`` run-time numbers where there are any; its outputs take the memory of p
+    and of the state.
+    """
+
+    expr: Callable[..., tuple[Any, ...]]
+    states: int
+    numbers: int
 
 
 @dataclass(frozen=True)

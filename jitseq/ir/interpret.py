@@ -46,20 +46,22 @@ def evaluate(nodes: Sequence[Node], known: Environment, keep: Iterable[Value]) -
     last = {value: node for node in nodes for value in node.inputs}
     protected = {*keep, *known}
     for node in nodes:
-        known[node.output] = compute(node, [known[value] for value in node.inputs])
+        results = compute(node, [known[value] for value in node.inputs])
+        known.update(zip(node.outputs, results, strict=True))
         finished = (
             value for value in dict.fromkeys(node.inputs) if last[value] is node
         )
-        for value in (*finished, node.output):
+        for value in (*finished, *node.outputs):
             unread = value not in last or last[value] is node
             if unread and value not in protected:
                 del known[value]
 
 
-def compute(node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The reference's result; an error gains the op and its layer as a note."""
+def compute(node: Node, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The reference's results; an error gains the op and its layer as a note."""
     try:
-        return get_op(node.op).reference(*inputs, **node.attrs)
+        result = get_op(node.op).reference(*inputs, **node.attrs)
+        return result if isinstance(result, tuple) else (result,)
     except JitseqError as error:
         place = f" of layer {node.path}" if node.path else ""
         error.add_note(f"while computing {node.op}{place}")

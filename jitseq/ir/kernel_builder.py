@@ -31,6 +31,7 @@ class KernelBuilder:
 
     def __init__(self) -> None:
         self.count = Reg(INDEX, "images")
+        self.first = Reg(INDEX, "first")
         self.buffers: list[Buffer] = []
         self._bodies: list[list[Instr | Loop]] = [[]]
 
@@ -40,7 +41,7 @@ class KernelBuilder:
 
     def finish(self, name: str) -> Kernel:
         (body,) = self._bodies
-        return Kernel(name, tuple(self.buffers), self.count, tuple(body))
+        return Kernel(name, tuple(self.buffers), self.count, self.first, tuple(body))
 
     def emit(self, op: str, type: Type, *args: object, extra: object = None) -> Reg:
         result = Reg(type)
@@ -74,6 +75,13 @@ class KernelBuilder:
             return self.load_splat(pointer, index, type)
         lanes = type.lanes if valid is None else valid
         return self.emit("gather", type, pointer, affine(index), extra=(stride, lanes))
+
+    def uniform(self, key: Pointer, index: Index, type: Type, stride: int) -> Reg:
+        """Numbers in [0, 1) of ``index`` and, in each lane, ``stride`` more.
+
+        `jitseq.ir.random` defines them.
+        """
+        return self.emit("uniform", type, key, affine(index), extra=stride)
 
     def store(
         self, pointer: Pointer, index: Index, value: Reg, valid: int | None = None

@@ -17,8 +17,10 @@ from jitseq.errors import UnsupportedError
 from jitseq.ir.graph import Node, Value
 from jitseq.ir.types import TensorType
 
-Infer = Callable[..., TensorType]
-Reference = Callable[..., np.ndarray]
+Infer = Callable[..., Any]
+"""Types in, attributes -> the output's type; a tuple for an op of several outputs."""
+Reference = Callable[..., Any]
+"""Arrays in, attributes -> an array; a tuple for an op of several outputs."""
 Emit = Callable[..., Value]
 """``emit(op, *inputs, **attrs)`` appends a node and returns its output."""
 Cotangents = tuple[Value | None, ...]
@@ -34,7 +36,8 @@ class Example:
 
     ``shapes`` are the input shapes; ``attrs`` the op's attributes. Values are drawn
     from a normal distribution by the tests, in ``low..high`` where they are given.
-    ``below`` names inputs that are numbers 0, 1, … below a bound instead, as uint8.
+    ``below`` names inputs that are numbers 0, 1, … below a bound instead, as uint8, or
+    as uint32 where the bound is above 256.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -50,8 +53,8 @@ class Op:
 
     infer      types in, attributes -> output type; raises `ShapeError`
     reference  arrays in, attributes -> array: the op's meaning, and eager mode
-    compute    how it is lowered: a `Pointwise`, or a function (types, attrs) ->
-               `Contraction` | `Window` | `Reduction` | `Movement`; see `ir/compute.py`
+    compute    how it is lowered: a `Pointwise` or `Update`, or a function (types,
+               attrs) -> any other form of `ir/compute.py`
     monotone   non-decreasing in its only input, so it commutes with max-pooling
     vjp        the gradient, written in ops; None where there is none
     lowered    whether compiled programs may contain the op

@@ -3,14 +3,15 @@
 Grammar::
 
     program = kernels, segments of calls, buffers
-    kernel  = name "(" buffers, image count ")" body
+    kernel  = name "(" buffers, image count, first image ")" body
     body    = a list of instructions; a loop is an instruction that holds a body
     address = buffer or pinned pointer, plus an affine expression of loop variables
     types   = i64 | f32xL | f64xL | maskxL, with L lanes; one lane is a scalar
 
 Invariant: registers are assigned once and used inside the body that defines them;
 values cross loop iterations only as the loop's carried registers. Shapes, strides
-and tiles are numbers here; the only run-time quantity is the image count.
+and tiles are numbers here; the only run-time quantities are the image count and the
+number of the first image.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-ELEMENT_BYTES = {"f32": 4, "f64": 8, "i64": 8, "u8": 1}
+ELEMENT_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "u32": 4, "u8": 1}
 
 
 class Type(NamedTuple):
@@ -108,6 +109,7 @@ class Instr:
     all of them when it is None; a masked load reads zero elsewhere.
     load_splat(pointer, index): one element in all lanes.
     gather(pointer, index): ``extra`` is (elements between lanes, valid lanes).
+    uniform(key, index): a random number of each lane's index, ``extra`` apart.
     const: ``extra`` is the number. pin(pointer, index): an opaque pointer.
     prefetch(pointer, index): a hint without effect on values.
     table(index): ``extra`` is a tuple of integers. imin, imax, round_down: i64.
@@ -158,11 +160,12 @@ class Loop:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One loop nest, run for ``count`` images."""
+    """One loop nest, run for ``count`` images, the first of which is ``first``."""
 
     name: str
     buffers: tuple[Buffer, ...]
     count: Reg
+    first: Reg
     body: tuple[Instr | Loop, ...]
 
 
@@ -171,8 +174,9 @@ class Argument:
     """Where a buffer lives when a kernel is called.
 
     ``space`` is ``context`` (slot ``slot`` of the pointer table: inputs, outputs,
-    packed parameters, whole-batch buffers) or ``arena``. The address is
-    ``base + offset + image · stride``, all in bytes.
+    variables, packed parameters, buffers that live as long as the call), ``arena``
+    (scratch memory of a thread, for one block) or ``sums`` (what is added up over the
+    images of a share). The address is ``base + offset + image · stride``, all in bytes.
     """
 
     space: str
@@ -183,18 +187,37 @@ class Argument:
 
 @dataclass(frozen=True)
 class Call:
-    """Run ``kernel`` (an index) on ``arguments`` for each image of the block."""
+    """Run ``kernel`` (an index) on ``arguments`` for each image of the block.
+
+    ``count`` replaces the number of images where the kernel counts something else.
+    """
 
     kernel: int
     arguments: tuple[Argument, ...]
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """``bytes`` of sums over the batch, of one element type, at ``offset``."""
+
+    offset: int
+    bytes: int
+    element: str
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Calls executed for ``block`` images before the next block starts."""
+    """Calls executed for ``block`` images before the next block starts.
+
+    A segment that is not ``batched`` runs once, on one thread. ``sums`` are zeroed
+    before the first block; those of several shares are added behind the last.
+    """
 
     calls: tuple[Call, ...]
     block: int
+    batched: bool = True
+    sums: tuple[Sums, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,3 +230,9 @@ class Program:
     arena_bytes: int
     batch_bytes: tuple[int, ...]
     """Bytes an image of each whole-batch buffer, in order of their slots."""
+    fixed_slot: int = 0
+    fixed_bytes: int = 0
+    """Memory for what has no batch: packed weights, values between segments."""
+    sums_slot: int = 0
+    sums_bytes: int = 0
+    """Memory for the sums of one share of the batch; the first's become totals."""

@@ -10,7 +10,7 @@ from jitseq.ir.program import Affine, Buffer, Instr, Kernel, Loop, Program, Reg
 
 class _Printer:
     def __init__(self, kernel: Kernel) -> None:
-        self.names: dict[object, str] = {kernel.count: "images"}
+        self.names: dict[object, str] = {kernel.count: "images", kernel.first: "first"}
         for i, buffer in enumerate(kernel.buffers):
             self.names[buffer] = f"{'out' if buffer.written else 'in'}{i}"
         self.lines: list[str] = []
@@ -47,7 +47,7 @@ class _Printer:
     def instr(self, instr: Instr, indent: str) -> None:
         args = ", ".join(self.operand(arg) for arg in instr.args)
         extra = "" if instr.extra is None else f" {{{instr.extra}}}"
-        if instr.op in ("load", "load_splat", "gather", "pin"):
+        if instr.op in ("load", "load_splat", "gather", "pin", "uniform"):
             args = f"{self.operand(instr.args[0])}[{self.operand(instr.args[1])}]"
         if instr.op == "store":
             pointer, index, value = map(self.operand, instr.args)
@@ -88,12 +88,15 @@ def program_text(program: Program) -> str:
     """Kernels, then the calls of each segment."""
     parts = [f"kernel {k.name}{kernel_text(k)}" for k in program.kernels]
     for index, segment in enumerate(program.segments):
-        lines = [f"segment {index}, {segment.block} images a block:"]
+        runs = f"{segment.block} images a block" if segment.batched else "once"
+        lines = [f"segment {index}, {runs}:"]
+        lines += [f"  zero sums+{s.offset}, {s.bytes} bytes" for s in segment.sums]
         for call in segment.calls:
             places = ", ".join(
                 f"{a.space}{a.slot if a.space == 'context' else ''}+{a.offset}"
                 for a in call.arguments
             )
-            lines.append(f"  {program.kernels[call.kernel].name}({places})")
+            count = "" if call.count is None else f"; {call.count}"
+            lines.append(f"  {program.kernels[call.kernel].name}({places}{count})")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jitseq.errors import JitseqError, NeedsStaticBatch, TraceError
-from jitseq.ir.builder import Builder
+from jitseq.ir.builder import Builder, Source
 from jitseq.ir.graph import Graph, Value
 from jitseq.ir.tracer import Tracer, as_array
 from jitseq.ir.types import BATCH, TensorType
@@ -23,14 +23,26 @@ from jitseq.ir.variable import Variable
 class Traced:
     """A graph, the variables behind its params, and the shape of the result.
 
-    ``structure`` rebuilds what the function returned from the graph's outputs.
-    ``static_reason`` says why the batch size is fixed, where it is.
+    ``structure`` rebuilds what the function returned from the graph's first outputs.
+    ``static_reason`` says why the batch size is fixed, where it is. A call also
+
+    - computes the ``feeds``, the graph's last inputs: each by its source, in order;
+    - gives the variables in ``updates`` their values, the graph's last outputs;
+    - adds one to each of ``counted``, once for each time that it is listed.
     """
 
     graph: Graph
     variables: Mapping[str, Variable]
     structure: Structure
     static_reason: str | None
+    feeds: tuple[tuple[Value, Source], ...] = ()
+    updates: tuple[tuple[Variable, Value], ...] = ()
+    counted: tuple[Variable, ...] = ()
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """The outputs that the function returned: those in front of the updates."""
+        return self.graph.outputs[: len(self.graph.outputs) - len(self.updates)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,15 @@ def _trace(
             f"the traced function returned {result!r}, which holds no array",
             hint="return an array, or a tuple, list or dict of arrays",
         )
-    return Traced(builder.finish(leaves), builder.variables, structure, reason)
+    return Traced(
+        builder.finish(leaves),
+        builder.variables,
+        structure,
+        reason,
+        tuple(builder.feeds),
+        builder.updates,
+        tuple(builder.counted),
+    )
 
 
 def _flatten(result: Any, builder: Builder, leaves: list[Value]) -> Structure:

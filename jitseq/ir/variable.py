@@ -8,6 +8,7 @@ the epoch once a call, and looks at versions only after it moved.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,10 @@ class Variable:
     def mark_changed(self) -> None:
         self.version += 1
         EPOCH[0] = next(_values)
+
+
+def mark_all_changed(variables: Iterable[Variable]) -> None:
+    """All of them hold new values."""
+    for variable in variables:
+        variable.version += 1
+    EPOCH[0] = next(_values)

@@ -64,7 +64,7 @@ def _check_types(graph: Graph, node: Node) -> None:
         reason = str(error) or type(error).__name__
         _fail(graph, f"type inference refuses the node: {reason}", node, error)
     recorded = tuple(value.type for value in node.outputs)
-    if recorded != (inferred,):
+    if recorded != (inferred if isinstance(inferred, tuple) else (inferred,)):
         _fail(graph, f"{node.op} infers the type {inferred}", node)
 
 

@@ -1,7 +1,6 @@
 """Batch normalisation layers (Ioffe and Szegedy, Batch normalization, 2015).
 
-Invariant: they run in evaluation mode, with running statistics; anything else is
-refused before it changes a buffer.
+Invariant: a call that fails leaves the buffers of its layer as they were.
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jitseq.errors import UnsupportedError
+from jitseq.ir.builder import active_builder
+from jitseq.ir.tracer import Tracer
+from jitseq.ir.types import TensorType
+from jitseq.ir.variable import Variable
 from jitseq.nn import functional as F
 from jitseq.nn.functional.arguments import Array, integer, operand, require_rank
 from jitseq.nn.init import float_dtype
@@ -55,20 +57,39 @@ class _BatchNorm(Module):
     def forward(self, input: Array) -> Array:
         name = type(self).__name__
         require_rank(operand(input), name, self._ranks, f"give {self._layout}")
-        if self.running_mean is None or self.running_var is None:
-            raise UnsupportedError(
-                f"{name} without running statistics is not covered yet",
-                hint="make the layer with track_running_stats=True",
-            )
-        if self.training:
-            raise UnsupportedError(
-                f"{name} in training mode is not covered yet",
-                hint="call model.eval() first",
-            )
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias,
-            eps=self.eps,
+        tracks = self.training and self.track_running_stats
+        counter = self.num_batches_tracked if tracks else None
+        used = tracks or not self.training
+        mean = self.running_mean if used else None
+        var = self.running_var if used else None
+        result = F.batch_norm(
+            input, mean, var, self.weight, self.bias,
+            self.training or (mean is None and var is None),
+            self._momentum(counter, mean), self.eps,
         )  # fmt: skip
+        if counter is not None:
+            _count(counter)
+        return result
+
+    def _momentum(self, counter: Variable | None, mean: Variable | None) -> Any:
+        """The share of this batch: with ``momentum=None`` every batch counts equally.
+
+        As in PyTorch, statistics without a counter do not move then.
+        """
+        if self.momentum is not None:
+            return self.momentum
+        if counter is None or mean is None:
+            return 0.0
+        builder = active_builder()
+        if builder is None:
+            return 1 / (int(counter.numpy()) + 1)
+        ahead = sum(variable is counter for variable in builder.counted) + 1
+        kind = mean.dtype
+
+        def share() -> np.ndarray:
+            return np.asarray(1 / (int(counter.numpy()) + ahead), kind)
+
+        return Tracer(builder.feed("momentum", TensorType(kind.name, ()), share))
 
     def extra_repr(self) -> str:
         return (
@@ -78,12 +99,23 @@ class _BatchNorm(Module):
         )
 
 
+def _count(counter: Variable) -> None:
+    """Add one, now or after each call of what is being traced."""
+    builder = active_builder()
+    if builder is not None:
+        builder.count_call(counter)
+    else:
+        counter.assign(counter.numpy() + 1)
+
+
 class BatchNorm1d(_BatchNorm):
     """Normalises each feature of ``(N, C)`` or ``(N, C, L)``.
 
     ``weight`` and ``bias``, and the buffers ``running_mean`` and ``running_var``, are
-    ``(C,)``; ``num_batches_tracked`` is an int64. Raises `UnsupportedError` in
-    training mode.
+    ``(C,)``; ``num_batches_tracked`` is an int64. In training, and without running
+    statistics, mean and variance are those of the batch; in training the running ones
+    move towards them by ``momentum``, or with None are the average of all batches.
+    Raises `ShapeError` for one value per channel in training.
     """
 
     _ranks = (2, 3)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from jitseq.errors import UnsupportedError
+from jitseq.nn import functional as F
 from jitseq.nn.functional.arguments import Array
 from jitseq.nn.functional.normalization import check_probability
 from jitseq.nn.module import Module
 
 
 class Dropout(Module):
-    """The identity in evaluation mode and with ``p=0``.
+    """In training, drops each element with probability ``p``; else the identity.
 
-    Raises `OptionError` unless ``0 <= p <= 1``, and `UnsupportedError` when it is
-    called in training mode with ``p > 0``.
+    What is kept is divided by ``1 - p``. Each call draws other elements, from the
+    stream that `jitseq.manual_seed` starts. ``inplace`` has no effect. Raises
+    `OptionError` unless ``0 <= p <= 1``.
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
@@ -22,12 +23,7 @@ class Dropout(Module):
         self.inplace = inplace
 
     def forward(self, input: Array) -> Array:
-        if self.training and self.p > 0:
-            raise UnsupportedError(
-                "Dropout in training mode is not covered yet",
-                hint="call model.eval() first, or set p=0",
-            )
-        return input
+        return F.dropout(input, self.p, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"

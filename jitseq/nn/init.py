@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jitseq.errors import DtypeError, UnsupportedError
+from jitseq.ir.random import seed_keys
 
 FLOATS = ("float32", "float64")
 
@@ -21,12 +22,14 @@ _lock = threading.Lock()
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator from which layers draw their initial parameters.
+    """Seed the initial parameters of layers made from now on, and the dropout masks.
 
-    Any integer is accepted; it is taken modulo 2**64.
+    Both have a stream of their own, which starts again. Any integer is accepted; it is
+    taken modulo 2**64.
     """
     with _lock:
         _state["generator"] = np.random.default_rng(int(seed) % 2**64)
+    seed_keys(seed)
 
 
 def generator() -> np.random.Generator:

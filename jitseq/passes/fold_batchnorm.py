@@ -8,10 +8,13 @@ multiplication and an addition by channel. The new nodes depend on parameters on
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import get_op
+from jitseq.ir.ops.norm import expand_batch_norm_train
+from jitseq.ir.ops.update import changed_in_place
 
 OUTPUT_AXIS = {"conv2d": 0, "linear": 0, "conv_transpose2d": 1}
 
@@ -51,7 +54,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
     """Fold where the batch-norm is the only reader of a contraction's result."""
     emitter = _Emitter()
     producers, readers = graph.producers(), graph.consumers()
-    params = set(graph.params)
+    params = set(graph.params) - set(changed_in_place(graph).values())
     folded: dict[Value, Node] = {}
     for node in graph.nodes:
         if node.op != "batch_norm":
@@ -75,7 +78,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node in dropped:
             continue
-        batch_norm = folded.get(node.output)
+        batch_norm = folded.get(node.outputs[0])
         if batch_norm is None:
             emitter.nodes.append(node)
         else:
@@ -124,23 +127,30 @@ def _scaled_weight(
 
 def decompose_batchnorm(graph: Graph) -> Graph:
     """``bn(x) = x·scale + shift`` for every batch-norm that is left."""
-    if not any(node.op == "batch_norm" for node in graph.nodes):
+    if not any(node.op in ("batch_norm", "batch_norm_train") for node in graph.nodes):
         return graph
     emitter = _Emitter()
     for node in graph.nodes:
-        if node.op != "batch_norm":
+        if node.op == "batch_norm":
+            _scaled_and_shifted(emitter, node)
+        elif node.op == "batch_norm_train":
+            emit = partial(emitter.emit, node.path, place=node.place)
+            expand_batch_norm_train(emit, node)
+            last = emitter.nodes.pop()
+            emitter.nodes.append(replace(last, outputs=node.outputs))
+        else:
             emitter.nodes.append(node)
-            continue
-        scale, shift = emitter.scale_and_shift(node)
-        x = node.inputs[0]
-        column = (scale.type.shape[0], *(1,) * (x.type.ndim - 2))
-        factors = [
-            emitter.emit(node.path, "reshape", value, shape=column)
-            for value in (scale, shift)
-        ]
-        product = emitter.emit(node.path, "mul", x, factors[0], place=node.place)
-        total = Node(
-            "add", (product, factors[1]), {}, node.outputs, node.path, node.place
-        )
-        emitter.nodes.append(total)
     return graph.replace(emitter.nodes)
+
+
+def _scaled_and_shifted(emitter: _Emitter, node: Node) -> None:
+    scale, shift = emitter.scale_and_shift(node)
+    x = node.inputs[0]
+    column = (scale.type.shape[0], *(1,) * (x.type.ndim - 2))
+    factors = [
+        emitter.emit(node.path, "reshape", value, shape=column)
+        for value in (scale, shift)
+    ]
+    product = emitter.emit(node.path, "mul", x, factors[0], place=node.place)
+    inputs = (product, factors[1])
+    emitter.nodes.append(Node("add", inputs, {}, node.outputs, node.path, node.place))

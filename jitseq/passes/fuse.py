@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jitseq.ir.compute import Contraction, Movement, Pointwise, Reduction, Window
+from jitseq.ir.compute import (
+    Contraction,
+    Movement,
+    Pointwise,
+    Reduction,
+    Update,
+    WeightGradient,
+    Window,
+    WindowGradient,
+    WindowIndex,
+)
 from jitseq.ir.graph import Graph, Node, Value
+from jitseq.ir.ops.update import changed_in_place
 from jitseq.passes.fusion_group import (
     FusedGraph,
     Group,
     Refusal,
     compute_of,
     is_depthwise,
+    generated_values,
+    is_linear,
 )
 
 POOL_OUTPUTS = 16
@@ -26,13 +39,17 @@ POOL_OUTPUTS = 16
 
 def fuse(graph: Graph, static: frozenset[Value], enabled: bool = True) -> FusedGraph:
     """Groups in execution order: a group runs where its last node stood."""
-    dynamic = [node for node in graph.nodes if node.output not in static]
+    generated = generated_values(graph)
+    known = static | generated.keys()
+    dynamic = [node for node in graph.nodes if node.outputs[0] not in known]
     fuser = _Fuser(graph, dynamic, static, enabled)
     for node in dynamic:
         fuser.place(node)
     position = {node: i for i, node in enumerate(dynamic)}
-    groups = sorted(fuser.groups.values(), key=lambda g: position[g.nodes[-1]])
-    return FusedGraph(graph, tuple(groups), tuple(fuser.refusals), static)
+    groups = sorted(fuser.groups.values(), key=lambda g: position[g.chain[-1]])
+    refusals = tuple(fuser.refusals)
+    changed = changed_in_place(graph)
+    return FusedGraph(graph, tuple(groups), refusals, static, changed, generated)
 
 
 class _Fuser:
@@ -49,6 +66,8 @@ class _Fuser:
 
     def place(self, node: Node) -> None:
         """Join ``node`` to a group of its producers, or start a group."""
+        if self.enabled and self._accompanies(node):
+            return
         joined: Group | None = None
         for value in reversed(dict.fromkeys(node.inputs)):
             group = self.groups.get(value)
@@ -63,7 +82,7 @@ class _Fuser:
             self.refusals.append(Refusal(_label(producer), _label(node), reason))
         if joined is None:
             pointwise = isinstance(compute_of(node), Pointwise)
-            self.groups[node.output] = (
+            self.groups[node.outputs[0]] = (
                 Group(None, (node,)) if pointwise else Group(node)
             )
             return
@@ -72,17 +91,36 @@ class _Fuser:
         grown = joined.extended(node) if pointwise else joined.pooled(node)
         self.groups[node.output] = grown
 
+    def _accompanies(self, node: Node) -> bool:
+        """Whether a kernel that has the node's operand in registers takes it along.
+
+        The index of a maximum rides on the pooling of the same windows, the sum of a
+        cotangent on the weight gradient that reads it.
+        """
+        if node.op != "channel_sum" and not isinstance(compute_of(node), WindowIndex):
+            return False
+        for value, group in self.groups.items():
+            if _takes_along(group, node):
+                self.groups[value] = group.accompanied(node)
+                return True
+        return False
+
     def _reason(self, group: Group, node: Node, value: Value) -> str | None:
         """Why ``node`` cannot join ``group``; None when it can."""
         if not self.enabled:
             return "fusion is disabled"
         if value in self.outputs:
             return "the value between them is a result of the program"
-        if len(self.readers[value]) > 1:
+        others = [r for r in self.readers[value] if not _same_windows(node, r)]
+        if len(others) > 1:
             return "the value between them has other readers"
         anchor = compute_of(group.anchor) if group.anchor else None
         if node.op == "reshape" or group.nodes[-1].op == "reshape":
             return "a reshape is a view: it runs no kernel"
+        if isinstance(anchor, Update):
+            return f"{group.anchor.op} changes variables in place"  # type: ignore[union-attr]
+        if isinstance(anchor, WindowIndex) or group.accumulates:
+            return f"{group.anchor.op} is complete behind the last image"  # type: ignore[union-attr]
         if isinstance(anchor, Reduction):
             return f"{group.anchor.op} writes its rows in several passes"  # type: ignore[union-attr]
         if isinstance(anchor, Movement):
@@ -98,11 +136,32 @@ class _Fuser:
             return f"{node.op} reads each element more than once"
         if isinstance(consumer, Reduction):
             return f"{node.op} needs whole rows"
+        if isinstance(consumer, Update):
+            return f"{node.op} changes variables in place"
+        if isinstance(consumer, WeightGradient | WindowIndex | WindowGradient):
+            return f"{node.op} reads each element more than once"
         return f"{node.op} only moves elements"
 
 
+def _takes_along(group: Group, node: Node) -> bool:
+    if group.pool is not None:
+        return node is not group.pool and _same_windows(group.pool, node)
+    if node.op != "channel_sum" or group.anchor is None:
+        return False
+    weight_gradient = isinstance(compute_of(group.anchor), WeightGradient)
+    return weight_gradient and group.anchor.inputs[1] is node.inputs[0]
+
+
+def _same_windows(pool: Node, node: Node) -> bool:
+    """Whether ``node`` is the index of the maxima that ``pool`` takes."""
+    if pool.inputs != node.inputs:
+        return False
+    record = compute_of(node)
+    return isinstance(record, WindowIndex) and compute_of(pool) == record.forward
+
+
 def _pool_reason(group: Group, anchor: object, window: Window) -> str | None:
-    if not isinstance(anchor, Contraction) or anchor.weight_axes == "oi":
+    if not isinstance(anchor, Contraction) or is_linear(anchor):
         return "pooling joins convolutions only"
     if is_depthwise(anchor):
         return (

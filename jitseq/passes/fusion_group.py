@@ -7,9 +7,16 @@ pointwise nodes on the pooled value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from jitseq.ir.compute import Contraction, Pointwise, Window
+from jitseq.ir.compute import (
+    Contraction,
+    Pointwise,
+    Update,
+    WeightGradient,
+    Window,
+)
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import get_op
 
@@ -17,25 +24,41 @@ from jitseq.ir.op import get_op
 def compute_of(node: Node) -> object:
     """How a node computes: `Pointwise`, or the record for its types and attributes."""
     compute = get_op(node.op).compute
-    if isinstance(compute, Pointwise) or compute is None:
+    if isinstance(compute, Pointwise | Update) or compute is None:
         return compute
     return compute(tuple(value.type for value in node.inputs), dict(node.attrs))
 
 
+def generated_values(graph: Graph) -> dict[Value, Value]:
+    """Random numbers, and the key of each."""
+    nodes = (node for node in graph.nodes if node.op == "random_uniform")
+    return {node.output: node.inputs[0] for node in nodes}
+
+
 @dataclass(frozen=True)
 class Group:
-    """Nodes in order: anchor, ``inner`` pointwise, ``pool``, ``outer`` pointwise."""
+    """Nodes in order: anchor, ``inner`` pointwise, ``pool``, ``outer`` pointwise.
+
+    ``companions`` share what the kernel has in registers and have outputs of their own:
+    the index of a maximum's window, the bias gradient beside a weight gradient.
+    """
 
     anchor: Node | None
     inner: tuple[Node, ...] = ()
     pool: Node | None = None
     outer: tuple[Node, ...] = ()
+    companions: tuple[Node, ...] = ()
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def chain(self) -> tuple[Node, ...]:
+        """The nodes that lead to the group's main output."""
         anchor = (self.anchor,) if self.anchor else ()
         pool = (self.pool,) if self.pool else ()
         return (*anchor, *self.inner, *pool, *self.outer)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return (*self.chain, *self.companions)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -44,7 +67,14 @@ class Group:
 
     @property
     def output(self) -> Value:
-        return self.nodes[-1].output
+        """The main output."""
+        return self.chain[-1].outputs[0]
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """All that the kernel writes."""
+        others = (node.output for node in self.companions)
+        return (*self.chain[-1].outputs, *others)
 
     @property
     def anchor_output(self) -> Value:
@@ -88,17 +118,30 @@ class Group:
         return tuple(dict.fromkeys(value for value in read if value not in made))
 
     @property
+    def accumulates(self) -> bool:
+        """Whether the kernel adds to its outputs, which were zero at first."""
+        if self.output.type.has_batch or self.anchor is None:
+            return False
+        if isinstance(compute_of(self.anchor), WeightGradient):
+            return True
+        return any(value.type.has_batch for value in self.anchor.inputs)
+
+    @property
     def path(self) -> str:
         return self.nodes[0].path
 
     def extended(self, node: Node) -> Group:
         """With one more pointwise node at its end."""
         if self.pool is None:
-            return Group(self.anchor, (*self.inner, node))
-        return Group(self.anchor, self.inner, self.pool, (*self.outer, node))
+            return replace(self, inner=(*self.inner, node))
+        return replace(self, outer=(*self.outer, node))
 
     def pooled(self, node: Node) -> Group:
-        return Group(self.anchor, self.inner, node)
+        return replace(self, pool=node)
+
+    def accompanied(self, node: Node) -> Group:
+        """With a companion."""
+        return replace(self, companions=(*self.companions, node))
 
 
 @dataclass(frozen=True)
@@ -118,13 +161,27 @@ class FusedGraph:
     """A graph whose nodes are partitioned into groups, in execution order.
 
     ``static`` values depend on parameters only: they are computed once for each
-    version of the parameters, not by kernels.
+    version of the parameters, not by kernels. ``changed`` maps outputs of updates to
+    the params whose memory they take. ``generated`` values are random numbers that
+    their readers compute; they map to the keys.
     """
 
     graph: Graph
     groups: tuple[Group, ...]
     refusals: tuple[Refusal, ...]
     static: frozenset[Value]
+    changed: Mapping[Value, Value]
+    generated: Mapping[Value, Value]
+
+    @property
+    def packed_values(self) -> frozenset[Value]:
+        """What kernels read in packed form: static values, and changing params."""
+        return self.static | frozenset(self.changed.values())
+
+    @property
+    def batched(self) -> bool:
+        """Whether the batch size is a run-time number."""
+        return any(value.type.has_batch for value in self.graph.inputs)
 
     def __str__(self) -> str:
         lines = []
@@ -132,6 +189,11 @@ class FusedGraph:
             lines.append(f"kernel {' + '.join(group.ops):<44}  # {group.path}")
         lines += [f"apart  {refusal}" for refusal in self.refusals]
         return "\n".join(lines)
+
+
+def is_linear(record: Contraction) -> bool:
+    """Whether every leading axis is batch, and there is one tap."""
+    return record.weight_axes in ("oi", "io")
 
 
 def is_depthwise(record: Contraction) -> bool:

@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from jitseq.ir.compute import Contraction, Window
+from jitseq.ir.compute import (
+    Contraction,
+    Update,
+    WeightGradient,
+    Window,
+    WindowGradient,
+    WindowIndex,
+)
 from jitseq.ir.graph import Node, Value
 from jitseq.ir.layout import (
     Layout,
@@ -23,9 +30,20 @@ from jitseq.ir.layout import (
     reshape_layout,
     row_major,
 )
+from jitseq.ir.target import Target
 from jitseq.ir.types import TensorType
-from jitseq.passes.fusion_group import FusedGraph, Group, compute_of, is_depthwise
+from jitseq.passes.fusion_group import (
+    FusedGraph,
+    Group,
+    compute_of,
+    is_depthwise,
+    is_linear,
+)
 from jitseq.passes.lower.problem import static_phase
+from jitseq.passes.lower.weight_gradient import (
+    weight_gradient_halo,
+    weight_gradient_layout,
+)
 
 Halo = tuple[int, int, int, int]
 NO_HALO: Halo = (0, 0, 0, 0)
@@ -36,7 +54,7 @@ class LaidOut:
     """Groups with copies in place, a layout for each value, and who owns its memory.
 
     ``aliases`` maps a view to the value whose memory it shows. ``results`` are the
-    values that the program's outputs hold, in order.
+    values that the program's outputs hold, in order, variables left out.
     """
 
     groups: tuple[Group, ...]
@@ -48,15 +66,17 @@ class LaidOut:
         return self.aliases.get(value, value)
 
 
-def lay_out(fused: FusedGraph) -> LaidOut:
+def lay_out(fused: FusedGraph, target: Target) -> LaidOut:
     """Assign layouts in execution order."""
-    return _LayoutPass(fused).run()
+    return _LayoutPass(fused, target).run()
 
 
 def needed_halo(node: Node) -> Halo:
     """Rows and columns of zeros that a convolution reads around its input."""
     record = compute_of(node)
-    if not isinstance(record, Contraction) or record.weight_axes == "oi":
+    if isinstance(record, WeightGradient):
+        return weight_gradient_halo(record)
+    if not isinstance(record, Contraction) or is_linear(record):
         return NO_HALO
     height, width = record.in_size
     halo = [0, 0, 0, 0]
@@ -92,8 +112,10 @@ def _has_channels_last(type: TensorType, layout: Layout) -> bool:
 
 
 class _LayoutPass:
-    def __init__(self, fused: FusedGraph) -> None:
+    def __init__(self, fused: FusedGraph, target: Target) -> None:
         self.fused = fused
+        self.target = target
+        self.packed = fused.packed_values
         self.graph = fused.graph
         self.layouts: dict[Value, Layout] = {}
         self.aliases: dict[Value, Value] = {}
@@ -103,7 +125,8 @@ class _LayoutPass:
         self.made: set[Value] = set()
 
     def run(self) -> LaidOut:
-        for value in (*self.graph.inputs, *self.fused.static):
+        direct = (*self.graph.inputs, *self.fused.generated)
+        for value in (*direct, *self.packed):
             self.layouts[value] = row_major(value.type)
         for group in self.fused.groups:
             self._collect_halo(group)
@@ -128,35 +151,78 @@ class _LayoutPass:
             self._view(group)
             return
         group = self._with_readable_inputs(group)
-        self.layouts[group.output] = self._natural(group)
         self.groups.append(group)
+        if self._is_update(group):
+            self._take_place(group)
+            return
+        self.layouts[group.output] = self._natural(group)
         self.made.add(group.output)
+        for node in group.companions:
+            plain = row_major(node.output.type)
+            is_image = _is_image(node.output.type)
+            self.layouts[node.output] = (
+                channels_last(node.output.type, NO_HALO) if is_image else plain
+            )
+
+    @staticmethod
+    def _is_update(group: Group) -> bool:
+        return group.anchor is not None and isinstance(compute_of(group.anchor), Update)
+
+    def _take_place(self, group: Group) -> None:
+        """Outputs of an update lie where the variables do."""
+        for value in group.outputs:
+            variable = self.fused.changed[value]
+            self.layouts[value] = self.layouts[variable]
+            self.aliases[value] = variable
+
+    def _runs_once(self, group: Group) -> bool:
+        """Whether nothing of the group has the batch, in a program that has one."""
+        values = (*group.outputs, *group.external_inputs)
+        return self.fused.batched and not any(v.type.has_batch for v in values)
 
     def _with_readable_inputs(self, group: Group) -> Group:
         replaced: dict[Value, Value] = {}
         record = compute_of(group.anchor) if group.anchor else None
         main = group.anchor.inputs if group.anchor else ()
         first = self._first_full(group)
+        once = self._runs_once(group)
         for value in group.external_inputs:
-            if value in self.fused.static:
+            if value in self.packed or value in self.fused.generated:
                 continue
-            if value in main and record is not None:
-                need = self._anchor_need(record, group)
+            weight = isinstance(record, Contraction) and value in main[1:]
+            need: Callable[[Value], Value]
+            if weight or once or isinstance(record, Update):
+                need = self._row_major
+            elif value in main and record is not None:
+                need = self._anchor_need(record, group, value)
             else:
                 need = self._operand_need(value, group, first)
             replaced[value] = need(value)
         return _substitute(group, replaced)
 
-    def _anchor_need(self, record: object, group: Group) -> Callable[[Value], Value]:
+    def _anchor_need(
+        self, record: object, group: Group, value: Value
+    ) -> Callable[[Value], Value]:
         assert group.anchor is not None
-        halo = needed_halo(group.anchor)
-        if isinstance(record, Contraction) and record.weight_axes == "oi":
+        first = value is group.anchor.inputs[0]
+        halo = needed_halo(group.anchor) if first else NO_HALO
+        if isinstance(record, WeightGradient):
+            if is_linear(record.forward):
+                return self._rows if first else self._simple_copy
+            any_order = first and not is_depthwise(record.forward)
+            return lambda value: self._image(value, halo, any_order)
+        if isinstance(record, Contraction) and is_linear(record):
             return self._rows
         if isinstance(record, Contraction) and not is_depthwise(record):
             return lambda value: self._image(value, halo, any_order=True)
-        if isinstance(record, Contraction | Window):
+        if isinstance(record, Contraction | Window | WindowIndex | WindowGradient):
             return lambda value: self._image(value, halo, any_order=False)
         return self._simple_copy
+
+    def _row_major(self, value: Value) -> Value:
+        layout, plain = self.layouts[value], row_major(value.type)
+        exact = layout.contiguous and not layout.offset and layout.size == plain.size
+        return value if exact else self._copy(value, "rows", NO_HALO, plain)
 
     def _operand_need(
         self, value: Value, group: Group, first: Value | None
@@ -218,9 +284,16 @@ class _LayoutPass:
         value = group.output
         halo = self.halos.get(value, NO_HALO)
         record = compute_of(group.anchor) if group.anchor else None
+        if isinstance(record, WeightGradient):
+            assert group.anchor is not None
+            x = self.layouts[group.anchor.inputs[0]]
+            return weight_gradient_layout(record, x, value.type, self.target)
+        if self._runs_once(group):
+            return row_major(value.type)
         returned = value in self.graph.outputs
-        rows = isinstance(record, Contraction) and record.weight_axes == "oi"
-        if isinstance(record, Contraction | Window) and not rows:
+        rows = isinstance(record, Contraction) and is_linear(record)
+        images = Contraction | Window | WindowIndex | WindowGradient
+        if isinstance(record, images) and not rows:
             return self._image_or_result(value, halo, returned)
         if isinstance(record, Contraction):
             return row_major(value.type) if returned else _padded(row_major(value.type))
@@ -238,7 +311,7 @@ class _LayoutPass:
         if _is_image(value.type):
             images = [
                 v for v in group.external_inputs
-                if _is_image(v.type) and v not in self.fused.static
+                if _is_image(v.type) and v not in self.packed
             ]  # fmt: skip
             rows = all(not _is_last(v.type, self.layouts[v]) for v in images)
             if rows and (returned or not any(halo)):
@@ -253,14 +326,14 @@ class _LayoutPass:
     def _first_full(self, group: Group) -> Value | None:
         shape = group.output.type.shape
         for value in group.external_inputs:
-            if value.type.shape == shape and value not in self.fused.static:
+            if value.type.shape == shape and value not in self.packed:
                 return value
         return None
 
     def _view(self, group: Group) -> None:
         (source,) = group.nodes[0].inputs
         type = group.output.type
-        if source in self.fused.static:
+        if source in self.packed:
             source = self._copy(source, "rows", NO_HALO, row_major(source.type))
         layout = reshape_layout(self.layouts[source], type)
         if layout is None:
@@ -273,9 +346,13 @@ class _LayoutPass:
     def _results(self) -> tuple[Value, ...]:
         """Each output in logical order, in memory of its own."""
         results: list[Value] = []
+        sums = {group.output for group in self.groups if group.accumulates}
         for value in self.graph.outputs:
+            if value in self.fused.changed:
+                continue
             layout = self.layouts[value]
-            direct = value in self.made and layout.contiguous and not any(layout.halo)
+            direct = value in self.made and value not in sums
+            direct = direct and layout.contiguous and not any(layout.halo)
             exact = layout.size == element_count(value.type)
             if direct and exact and value not in results:
                 results.append(value)
@@ -338,4 +415,5 @@ def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:
         tuple(map(node, group.inner)),
         node(group.pool) if group.pool else None,
         tuple(map(node, group.outer)),
+        tuple(map(node, group.companions)),
     )

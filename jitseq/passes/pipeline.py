@@ -57,7 +57,10 @@ def optimise(graph: Graph, disabled: frozenset[str] = frozenset()) -> FusedGraph
 
 @dataclass(frozen=True)
 class Scheduled:
-    """Everything the later passes decided, for rendering and for reports."""
+    """Everything the later passes decided, for rendering and for reports.
+
+    ``kernels`` are in the order in which they run.
+    """
 
     fused: FusedGraph
     laid: LaidOut
@@ -69,22 +72,22 @@ class Scheduled:
 def schedule(
     fused: FusedGraph, target: Target, disabled: frozenset[str] = frozenset()
 ) -> Scheduled:
-    """Layout, kernels, segments and memory for one target.
+    """Layout, kernels, phases, segments and memory for one target.
 
     These passes are imported here: a program that the disk cache has needs none.
     """
     from jitseq.passes.layout import lay_out
-    from jitseq.passes.lower.group import lower_group
+    from jitseq.passes.lower.group import lower_group, with_packing
     from jitseq.passes.memory import plan_memory
-    from jitseq.passes.segment import segments
+    from jitseq.passes.phases import phases
+    from jitseq.passes.segment import stretches
 
-    laid = lay_out(fused)
-    kernels = tuple(
-        lower_group(group, laid, fused.static, target) for group in laid.groups
-    )
-    batched = any(value.type.has_batch for value in fused.graph.inputs)
-    stretches = segments(kernels, target, "segment" not in disabled and batched)
-    planned = plan_memory(
-        fused.graph, laid, kernels, stretches, "reuse_memory" not in disabled
-    )
-    return Scheduled(fused, laid, kernels, stretches, planned)
+    laid = lay_out(fused, target)
+    groups = [lower_group(group, laid, fused, target) for group in laid.groups]
+    unordered = with_packing(groups, laid, fused.static, target)
+    steps = phases(unordered, laid.owner)
+    kernels = tuple(unordered[i] for step in steps for i in step.kernels)
+    blocked = "segment" not in disabled and fused.batched
+    runs = stretches(kernels, steps, target, blocked)
+    planned = plan_memory(fused, laid, kernels, runs, "reuse_memory" not in disabled)
+    return Scheduled(fused, laid, kernels, runs, planned)

@@ -1,5 +1,7 @@
 """Segments: runs of kernels executed for one block of images before the next.
 
+A phase of kernels on images is one segment or several, any other phase is one.
+
 Intermediates of a block stay in the L2 cache, so blocks should be small; weights that
 do not fit into it are read again for every block, so blocks should be large. A
 segment ends where no block size suits both its kernels and the next one.
@@ -9,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jitseq.ir.target import Target
 from jitseq.passes.lower.operands import Lowered
+from jitseq.passes.phases import Phase
 
 LARGEST_BLOCK = 96
 """Images a block at most: arena memory grows with it, speed does not."""
@@ -34,19 +37,43 @@ class Range:
 class Stretch:
     """Kernels ``start:stop`` and their block size.
 
-    From ``least`` images at a time, reading weights is hidden behind the work.
+    From ``least`` images at a time, reading weights is hidden behind the work. A
+    stretch that is not ``batched`` runs once.
     """
 
     start: int
     stop: int
     block: int
     least: int
+    batched: bool = True
+
+
+def stretches(
+    kernels: Sequence[Lowered],
+    phases: Sequence[Phase],
+    target: Target,
+    enabled: bool = True,
+) -> tuple[Stretch, ...]:
+    """The stretches of all phases; ``kernels`` are in the order of the phases."""
+    found: list[Stretch] = []
+    start = 0
+    for phase in phases:
+        stop = start + len(phase.kernels)
+        if phase.batched:
+            inside = segments(kernels[start:stop], target, enabled)
+            found += [
+                replace(s, start=s.start + start, stop=s.stop + start) for s in inside
+            ]
+        else:
+            found.append(Stretch(start, stop, 1, 1, batched=False))
+        start = stop
+    return tuple(found)
 
 
 def segments(
     kernels: Sequence[Lowered], target: Target, enabled: bool = True
 ) -> tuple[Stretch, ...]:
-    """Split kernels, in order, into segments with a block size each."""
+    """Split kernels on images, in order, into segments with a block size each."""
     if not enabled:
         return (Stretch(0, len(kernels), 1, 1),) if kernels else ()
     found: list[Stretch] = []

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from jitseq.errors import NeedsStaticBatch
+from jitseq.ir.compute import Pointwise
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import get_op
 from jitseq.ir.text import attr_text
@@ -53,6 +55,9 @@ class _Sweep:
 
     def add(self, node: Node) -> None:
         """Keep ``node`` unless an equal one came before."""
+        if len(node.outputs) > 1:
+            self.nodes.append(node)
+            return
         key = (
             node.op,
             node.inputs,
@@ -108,9 +113,7 @@ def _reshape_of_reshape(sweep: _Sweep, node: Node) -> bool:
 
 def _reshape_behind_pointwise(sweep: _Sweep, node: Node) -> bool:
     """f(reshape(x)) = reshape(f(x)) for unary pointwise f: reshapes then cancel."""
-    if len(node.inputs) != 1 or not callable(
-        getattr(get_op(node.op).compute, "expr", None)
-    ):
+    if len(node.inputs) != 1 or not isinstance(get_op(node.op).compute, Pointwise):
         return False
     producer = sweep.made.get(node.inputs[0])
     if (
@@ -149,9 +152,44 @@ def _monotone_behind_max_pool(sweep: _Sweep, node: Node) -> bool:
     return True
 
 
+BROADCASTS = ("broadcast", "broadcast_like")
+
+
+def _broadcast_behind_pointwise(sweep: _Sweep, node: Node) -> bool:
+    """f(broadcast(x)) = broadcast(f(x)), and f(broadcast(x), y) = f(x, y).
+
+    The second only where y makes the shape of the result.
+    """
+    if not isinstance(get_op(node.op).compute, Pointwise):
+        return False
+    spread = [sweep.made.get(value) for value in node.inputs]
+    if not any(made is not None and made.op in BROADCASTS for made in spread):
+        return False
+    inputs = tuple(
+        made.inputs[0] if made is not None and made.op in BROADCASTS else value
+        for made, value in zip(spread, node.inputs)
+    )
+    try:
+        type = get_op(node.op).infer(*(v.type for v in inputs), **node.attrs)
+    except NeedsStaticBatch:
+        return False
+    if type == node.output.type:
+        sweep.add(node.with_inputs(inputs))
+        return True
+    if len(node.inputs) > 1 or spread[0] is None:
+        return False
+    moved = replace(node, inputs=inputs, outputs=(Value(type),))
+    sweep.add(moved)
+    made = sweep.now(moved.output)
+    others = spread[0].inputs[1:]
+    sweep.add(replace(spread[0], inputs=(made, *others), outputs=node.outputs))
+    return True
+
+
 RULES: tuple[Callable[[_Sweep, Node], bool], ...] = (
     _identity,
     _reshape_of_reshape,
     _reshape_behind_pointwise,
+    _broadcast_behind_pointwise,
     _monotone_behind_max_pool,
 )

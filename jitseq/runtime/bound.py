@@ -40,6 +40,11 @@ processor that had halted runs the first 0.4 ms at half speed on virtual machine
 SHARES_A_THREAD = 8
 """Shares of the batch for each thread: a late thread takes fewer of them."""
 
+SHARES_WITH_SUMS = 4
+SMALL_SUMS = 1 << 20
+"""The same where each share has sums of its own to zero and to add, of that many
+bytes; one share a thread where they are larger."""
+
 
 class Bound:
     """One program on one set of variables."""
@@ -105,16 +110,21 @@ class Bound:
         if len(self._arenas) < max(threads, KEPT_ARENAS):
             self._arenas.append(arena)
 
-    def _new_scratch(self, n: int) -> _Scratch:
-        """Memory for what crosses segments, for ``n`` images."""
-        sizes = self.code.manifest.batch_bytes
-        arrays = [aligned_empty(max(size * n, 1) + 64, np.uint8) for size in sizes]
-        return _Scratch(n, arrays)
+    def _new_scratch(self, n: int, shares: int = 1) -> _Scratch:
+        """Memory for what crosses segments, for ``n`` images in ``shares`` shares."""
+        manifest = self.code.manifest
+        sizes = [max(size * n, 1) + 64 for size in manifest.batch_bytes]
+        sizes += [manifest.fixed_bytes + 64, manifest.sums_bytes * shares + 64]
+        arrays = [aligned_empty(size, np.uint8) for size in sizes]
+        arrays[-2][:] = 0  # the padding of packed weights
+        return _Scratch(n, shares, arrays, [array.ctypes.data for array in arrays])
 
-    def _take_scratch(self, n: int) -> _Scratch:
+    def _take_scratch(self, n: int, shares: int) -> _Scratch:
         """What the last call left, when it is large enough, or new memory."""
         spare, self._spare_scratch = self._spare_scratch, None
-        return spare if spare and spare.images >= n else self._new_scratch(n)
+        if spare and spare.images >= n and spare.shares >= shares:
+            return spare
+        return self._new_scratch(n, shares)
 
     # calls
 
@@ -156,7 +166,7 @@ class Bound:
         if fast is None:
             return None
         first = len(self.input_types) + len(self.output_types)
-        places = [*packed.addresses, *(array.ctypes.data for array in scratch.arrays)]
+        places = [*packed.addresses, *scratch.addresses]
         fast.ctx[first : first + len(places)] = places
         arena = self._take_arena()
         fast.set_arena(arena.ctypes.data)
@@ -167,21 +177,48 @@ class Bound:
     def call(self, inputs: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
         """Run on contiguous, aligned arrays of this program's types."""
         n = self.batch(inputs)
-        outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
-        if n == 0:
-            return outputs
-        packed, scratch = self._packed, self._take_scratch(n)
-        context = _context(inputs, outputs, packed, scratch.arrays)
-        shares = min(threads, n)
-        if shares > 1 and self.code.manifest.flops * n >= THREADING_FLOPS:
-            memory = (inputs, outputs, packed, scratch)
-            self._call_on_threads(context, memory, n, shares)
+        outputs = self.new_outputs(n)
+        if n:
+            arrays = [*inputs, *outputs]
+            self.run([array.ctypes.data for array in arrays], arrays, n, threads)
+        return outputs
+
+    def run(
+        self, addresses: Sequence[int], owners: object, n: int, threads: int
+    ) -> None:
+        """Run for ``n`` images on inputs, outputs and variables, in that order.
+
+        ``owners`` keep what is at the addresses alive.
+        """
+        grains, shares = self._shares(n, min(threads, n))
+        packed, scratch = self._packed, self._take_scratch(n, shares)
+        context = _context(addresses, packed, scratch)
+        if grains is not None:
+            memory = (owners, packed, scratch)
+            self._run_on_threads(context, memory, n, grains, min(threads, n))
         else:
             arena = self._take_arena()
             self.code.run(context.ctypes.data, arena.ctypes.data, n)
             self._give_arena(arena, threads)
         self._spare_scratch = scratch
-        return outputs
+
+    def _shares(self, n: int, threads: int) -> tuple[list[int] | None, int]:
+        """Images of a share of each segment, for threads; how many shares have sums."""
+        manifest = self.code.manifest
+        if threads == 1 or manifest.flops * n < THREADING_FLOPS:
+            return None, 1
+        rounds = 1 if manifest.sums_bytes else SHARES_A_THREAD
+        if 0 < manifest.sums_bytes <= SMALL_SUMS:
+            rounds = SHARES_WITH_SUMS
+        grains = [
+            share_of_batch(n, threads, block, least, rounds) if batched else 1
+            for block, least, batched in zip(
+                manifest.blocks, manifest.least_blocks, manifest.batched, strict=True
+            )
+        ]
+        batched = [g for g, b in zip(grains, manifest.batched, strict=True) if b]
+        most = -(-n // min(batched, default=n))
+        return grains, most if manifest.sums_bytes else 1
 
     def batch(self, inputs: Sequence[np.ndarray]) -> int:
         for array, type in zip(inputs, self.input_types, strict=True):
@@ -189,19 +226,20 @@ class Bound:
                 return len(array)
         return 1
 
-    def _call_on_threads(
-        self, context: np.ndarray, memory: object, n: int, threads: int
+    def _run_on_threads(
+        self,
+        context: np.ndarray,
+        memory: object,
+        n: int,
+        grains: Sequence[int],
+        threads: int,
     ) -> None:
         """Threads draw shares of the batch, segment by segment, until all is done.
 
         ``memory`` is whatever ``context`` points to.
         """
-        manifest = self.code.manifest
-        counters = np.zeros((len(manifest.blocks), 3), np.int64)
-        counters[:, 2] = [
-            share_of_batch(n, threads, block, least)
-            for block, least in zip(manifest.blocks, manifest.least_blocks, strict=True)
-        ]
+        counters = np.zeros((len(grains), 3), np.int64)
+        counters[:, 2] = grains
         work = _SharedWork(self.code, context, memory, counters, n)
 
         def task() -> None:
@@ -215,14 +253,16 @@ class Bound:
             self._give_arena(arena, threads)
 
     def run_profiled(
-        self, inputs: Sequence[np.ndarray], code: Executable, repeats: int
+        self, addresses: Sequence[int], n: int, code: Executable, repeats: int
     ) -> np.ndarray:
-        """Cycles spent in each kernel call by a build of this program with timers."""
-        n = self.batch(inputs)
-        outputs = [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
+        """Cycles spent in each kernel call by a build of this program with timers.
+
+        ``addresses`` as for `run`.
+        """
         cycles = np.zeros(len(code.manifest.kernels), np.int64)
         packed, scratch = self._packed, self._new_scratch(n)
-        context = _context(inputs, outputs, packed, [*scratch.arrays, cycles])
+        context = _context(addresses, packed, scratch)
+        context[-1] = cycles.ctypes.data
         arena = self._take_arena()
         code.run(context.ctypes.data, arena.ctypes.data, n)
         cycles[:] = 0
@@ -231,15 +271,22 @@ class Bound:
         self._give_arena(arena, 1)
         return cycles
 
+    def new_outputs(self, n: int) -> list[np.ndarray]:
+        """Uninitialised arrays for the results of ``n`` images."""
+        return [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
 
-def share_of_batch(n: int, threads: int, block: int, least: int) -> int:
+
+def share_of_batch(
+    n: int, threads: int, block: int, least: int, most: int = SHARES_A_THREAD
+) -> int:
     """Images that a thread draws at a time.
 
-    The same number of shares for each thread; more of them even out delays, but each
+    The same number of shares for each thread, ``most`` at most; more of them even out
+    delays, but each
     has the images that hide the reading of weights, and whole blocks where it
     exceeds one.
     """
-    rounds = max(1, min(SHARES_A_THREAD, n // (threads * least)))
+    rounds = max(1, min(most, n // (threads * least)))
     share = -(-n // (threads * rounds))
     return share if share < block else -(-share // block) * block
 
@@ -282,10 +329,12 @@ class _SharedWork:
 
 
 class _Scratch(NamedTuple):
-    """Buffers that cross segments, large enough for ``images``."""
+    """Buffers that cross segments, large enough for ``images`` in ``shares``."""
 
     images: int
+    shares: int
     arrays: list[np.ndarray]
+    addresses: list[int]
 
 
 class _Packed:
@@ -297,15 +346,11 @@ class _Packed:
 
 
 def _context(
-    inputs: Sequence[np.ndarray],
-    outputs: Sequence[np.ndarray],
-    packed: _Packed,
-    scratch: Sequence[np.ndarray],
+    addresses: Sequence[int], packed: _Packed, scratch: _Scratch
 ) -> np.ndarray:
-    """The pointer table of one call."""
-    first = [array.ctypes.data for array in (*inputs, *outputs)]
-    last = [array.ctypes.data for array in scratch]
-    return np.array([*first, *packed.addresses, *last, 0], np.int64)
+    """The pointer table of one call; the last entry is for a profile's cycles."""
+    places = [*addresses, *packed.addresses, *scratch.addresses, 0]
+    return np.array(places, np.int64)
 
 
 def _shape(type: TensorType, n: int) -> tuple[int, ...]:

@@ -200,7 +200,9 @@ class Compiled:
 
         inputs = _inputs(arrays)
         bound = self._programs.find(inputs).bound
-        return profile(bound, inputs, selected_target(), self._disabled, repeats)
+        n = bound.batch(inputs)
+        arrays = [*inputs, *bound.new_outputs(n)]
+        return profile(bound, arrays, n, selected_target(), self._disabled, repeats)
 
     def intermediates(self, *arrays: Any) -> dict[str, np.ndarray]:
         """Every layer's output by path, computed by a program that returns them all."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from jitseq.codegen.llvm.compiler import Library, compile_object
 from jitseq.config import logs
-from jitseq.ir.compute import Pointwise
+from jitseq.ir.compute import Pointwise, Update
 from jitseq.ir.graph import Value
 from jitseq.ir.op import get_op
 from jitseq.ir.target import Target
@@ -45,7 +45,8 @@ class KernelInfo:
     """What a report says of one kernel call.
 
     ``flops`` and ``bytes`` (activations read and written) are for one image;
-    ``param_bytes`` are read once a block.
+    ``param_bytes`` are read once a block. A kernel that is not ``per_image`` runs
+    once a call.
     """
 
     name: str
@@ -56,6 +57,7 @@ class KernelInfo:
     param_bytes: int
     segment: int
     block: int
+    per_image: bool
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,19 @@ class Manifest:
     context_slots: int
     arena_bytes: int
     batch_bytes: tuple[int, ...]
+    fixed_bytes: int
+    sums_bytes: int
     blocks: tuple[int, ...]
     least_blocks: tuple[int, ...]
+    batched: tuple[bool, ...]
+    variables: tuple[str, ...]
     packs: tuple[tuple[str, Mapping[str, Any]], ...]
     kernels: tuple[KernelInfo, ...]
 
     @property
     def flops(self) -> int:
-        """Of all kernels, for one image."""
-        return sum(kernel.flops for kernel in self.kernels)
+        """Of all kernels that run for each image."""
+        return sum(kernel.flops for kernel in self.kernels if kernel.per_image)
 
     @staticmethod
     def parse(stored: Mapping[str, Any]) -> Manifest:
@@ -87,8 +93,12 @@ class Manifest:
             stored["context_slots"],
             stored["arena_bytes"],
             tuple(stored["batch_bytes"]),
+            stored["fixed_bytes"],
+            stored["sums_bytes"],
             tuple(stored["blocks"]),
             tuple(stored["least_blocks"]),
+            tuple(stored["batched"]),
+            tuple(stored["variables"]),
             packs,
             kernels,
         )
@@ -191,7 +201,8 @@ def _other_ops(fused: FusedGraph) -> list[str]:
     found = []
     for name in sorted({node.op for node in fused.graph.nodes}):
         compute = get_op(name).compute
-        function = compute.expr if isinstance(compute, Pointwise) else compute
+        written = isinstance(compute, Pointwise | Update)
+        function = compute.expr if written else compute
         if function is None or function.__module__.startswith("jitseq."):
             continue
         code = function.__code__
@@ -228,18 +239,19 @@ def _compile(
     kernels = []
     for segment, stretch in enumerate(scheduled.stretches):
         for index in range(stretch.start, stretch.stop):
-            group, lowered = scheduled.laid.groups[index], scheduled.kernels[index]
-            function = planned.program.kernels[planned.kernel_of_group[index]]
+            lowered = scheduled.kernels[index]
+            function = planned.program.kernels[planned.function_of_kernel[index]]
             kernels.append(
                 KernelInfo(
                     name=function.name,
-                    ops=group.ops,
-                    path=group.path,
+                    ops=lowered.ops,
+                    path=lowered.path,
                     flops=lowered.flops,
                     bytes=lowered.moved_bytes,
                     param_bytes=lowered.param_bytes,
                     segment=segment,
                     block=stretch.block,
+                    per_image=stretch.batched,
                 )
             )
     packs = tuple(
@@ -251,8 +263,12 @@ def _compile(
         program.context_slots,
         program.arena_bytes,
         program.batch_bytes,
+        program.fixed_bytes,
+        program.sums_bytes,
         tuple(segment.block for segment in program.segments),
         tuple(stretch.least for stretch in scheduled.stretches),
+        tuple(segment.batched for segment in program.segments),
+        tuple(value.name for value in planned.variables),
         packs,
         tuple(kernels),
     )

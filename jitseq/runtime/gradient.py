@@ -1,9 +1,10 @@
 """Eager gradients: `vjp` and `value_and_grad`, computed by the ops' references.
 
 A target and arrays enter; results and a pullback leave. The target is traced for these
-arrays, differentiated, and interpreted. Invariant: a pullback answers for the values
-that inputs and parameters had when it was made, however they change later, and may be
-called any number of times; what it returns is the caller's own.
+arrays, differentiated, and interpreted. Invariants: a pullback answers for the values
+that inputs, parameters and random numbers had when it was made, however they change
+later, and may be called any number of times; what it returns is the caller's own. A
+call that fails changes no buffer, another one updates each once.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def vjp(target: Callable[..., Any], *arrays: Any) -> tuple[Any, Pullback]:
         ShapeError, DtypeError: the target does not accept the arrays, or the
             pullback its cotangent.
         UnsupportedError: an operation has no gradient.
+
+    What a call in training mode does to buffers happens once, before the return.
     """
     if any(map(is_torch_tensor, arrays)):
         result: tuple[Any, Pullback] = call_with_tensors(
@@ -52,6 +55,7 @@ def vjp(target: Callable[..., Any], *arrays: Any) -> tuple[Any, Pullback]:
         )
         return result
     taped = _Taped(target, [to_array(array) for array in arrays])
+    taped.update_buffers()
     return taped.result, taped.pullback
 
 
@@ -88,6 +92,7 @@ def value_and_grad(
                 hint='use reduction="mean" or "sum"',
             )
         _, gradients = taped.pullback(np.ones_like(value))
+        taped.update_buffers()
         return float(value.item()), gradients
 
     return call
@@ -105,23 +110,38 @@ class _Taped:
         traced = trace(target, [type_of(x) for x in inputs], dynamic_batch=False)
         self._count = len(inputs)
         self._structure = traced.structure
+        self._results = traced.results
         self._names = _trained(target, traced)
-        wrt = [v for v in traced.graph.inputs if inputs_too and _is_float(v)]
+        own = traced.graph.inputs[: self._count]
+        wrt = [v for v in own if inputs_too and _is_float(v)]
         wrt += [param for param in traced.graph.params if param.name in self._names]
-        self._joint = joint = differentiate(traced.graph, wrt)
-        known = dict(zip(traced.graph.inputs, inputs, strict=True))
+        of = [value for value in self._results if _is_float(value)]
+        self._joint = joint = differentiate(traced.graph, wrt, of)
+        known = dict(zip(own, inputs, strict=True))
+        known |= {value: source() for value, source in traced.feeds}
         known |= {p: traced.variables[p.name].numpy() for p in joint.graph.params}
         external = tuple(known)
         backward = joint.graph.nodes[joint.forward :]
         kept = {value for node in backward for value in node.inputs}
         kept.update(joint.gradients)
         evaluate(joint.graph.nodes[: joint.forward], known, {*kept, *joint.outputs})
-        leaves = [np.array(known[value]) for value in joint.outputs]
+        leaves = [np.array(known[value]) for value in self._results]
         self.result = self._structure.rebuild(leaves)
+        self._updates = [
+            (variable, np.array(known[value])) for variable, value in traced.updates
+        ]
+        self._counted = traced.counted
         self._saved: Environment = {v: known[v] for v in kept if v in known}
         for value in external:
             if value in self._saved:
                 self._saved[value] = np.array(self._saved[value])
+
+    def update_buffers(self) -> None:
+        """Do what the call does to variables; the call has succeeded."""
+        for variable, value in self._updates:
+            variable.assign(value)
+        for variable in self._counted:
+            variable.assign(variable.numpy() + 1)
 
     def pullback(self, cotangent: Any) -> Gradients:
         """Gradients of the inputs in order, and of the parameters by name.
@@ -134,7 +154,7 @@ class _Taped:
         joint = self._joint
         leaves = _leaves(self._structure, cotangent)
         known = dict(self._saved)
-        known |= _checked(joint, leaves)
+        known |= _checked(joint, self._results, leaves)
         evaluate(joint.graph.nodes[joint.forward :], known, joint.gradients)
         of = {
             value: np.array(known[gradient])
@@ -180,11 +200,13 @@ def _leaves(structure: Structure, cotangent: Any) -> list[np.ndarray]:
     return [leaf for part, item in pairs for leaf in _leaves(part, item)]
 
 
-def _checked(joint: JointGraph, leaves: Sequence[np.ndarray]) -> Environment:
+def _checked(
+    joint: JointGraph, results: Sequence[Value], leaves: Sequence[np.ndarray]
+) -> Environment:
     """The cotangents in the dtypes of the results that they belong to."""
     floats = [
         (value, leaf)
-        for value, leaf in zip(joint.outputs, leaves, strict=True)
+        for value, leaf in zip(results, leaves, strict=True)
         if _is_float(value)
     ]
     known: Environment = {}

@@ -53,21 +53,25 @@ def source(
 
 def profile(
     bound: Bound,
-    inputs: Sequence[np.ndarray],
+    arrays: Sequence[np.ndarray],
+    images: int,
     target: Target,
     disabled: frozenset[str],
     repeats: int | None,
 ) -> Profile:
-    """Run a build with cycle counters around each kernel."""
+    """Run a build with cycle counters around each kernel.
+
+    ``arrays`` are inputs, outputs and variables; the last two are written.
+    """
     code = executable(bound.fused, target, disabled, profile=True).code
+    places = [array.ctypes.data for array in arrays]
     if repeats is None:
         started = time.perf_counter()
-        bound.run_profiled(inputs, code, 1)
+        bound.run_profiled(places, images, code, 1)
         repeats = max(3, int(0.2 / max(time.perf_counter() - started, 1e-7)))
         repeats = min(repeats, 2000)
-    cycles = bound.run_profiled(inputs, code, repeats)
+    cycles = bound.run_profiled(places, images, code, repeats)
     seconds = cycles / repeats / cycles_per_second()
-    images = bound.batch(inputs)
     times = kernel_times(code.manifest.kernels, seconds.tolist(), images)
     return Profile(times, machine_peaks(target))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from jitseq.ir.graph import Graph, Value
 from jitseq.ir.op import get_op
+from jitseq.ir.packing import Pack, pack_pieces, packed_size, parse_pack
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
@@ -50,98 +52,41 @@ def evaluate_static(
     graph: Graph, arrays: Mapping[str, np.ndarray], static: frozenset[Value]
 ) -> dict[Value, np.ndarray]:
     """Every static value, by the ops' references; params by name."""
-    known = {value: arrays[value.name] for value in graph.params}
+    known = {v: arrays[v.name] for v in graph.params if v in static}
     for node in graph.nodes:
-        if node.output in static:
+        if node.outputs[0] in static:
             inputs = [known[value] for value in node.inputs]
             known[node.output] = get_op(node.op).reference(*inputs, **node.attrs)
     return known
 
 
 def pack_all(items: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> list[np.ndarray]:
-    """Rearrange parameters as `passes.lower.operands.Pack` describes, in one block."""
-    packed = [PACKERS[spec["kind"]](array, spec).reshape(-1) for array, spec in items]
-    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in packed]
-    block = aligned_empty(max(sum(sizes), 1), np.uint8)
-    placed, start = [], 0
-    for array, size in zip(packed, sizes, strict=True):
-        place = block[start : start + array.nbytes].view(array.dtype)
-        place[:] = array
+    """Rearrange parameters, in one block of memory.
+
+    Args:
+        items: contiguous or not, each with the fields of its `ir.packing.Pack`.
+    """
+    packs = [(array, parse_pack(fields)) for array, fields in items]
+    sizes = [packed_size(pack, array.shape) * array.itemsize for array, pack in packs]
+    starts = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+    block = aligned_empty(max(starts[-1], 1), np.uint8)
+    placed = []
+    for (array, pack), start, size in zip(packs, starts, sizes):
+        place = block[start : start + size].view(array.dtype)
+        _pack_into(place, array, pack)
         placed.append(place)
-        start += size
     return placed
 
 
-def _raw(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """As it is, with a vector of zeros behind it, so that whole vectors can be read."""
-    return np.concatenate([array.reshape(-1), np.zeros(16, array.dtype)])
-
-
-def _padded(array: np.ndarray, lanes: int) -> np.ndarray:
-    """The last axis filled up with zeros to a multiple of ``lanes``."""
-    missing = -array.shape[-1] % lanes
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
-
-
-def _lanes(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    return _padded(array.reshape(spec["groups"], -1), spec["lanes"])
-
-
-def _by_tap(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """``[group, tap, channel, output]``, channels in the order of the reduction."""
-    groups, taps = spec["groups"], spec["taps"]
-    if array.ndim == 2:
-        array = array[:, :, None, None]
-    elif spec["axes"] == "iohw":
-        inputs, outputs = array.shape[:2]
-        grouped = array.reshape(groups, inputs // groups, outputs, *array.shape[2:])
-        array = grouped.transpose(0, 2, 1, 3, 4).reshape(
-            -1, inputs // groups, *array.shape[2:]
-        )
-    grouped = array.reshape(groups, -1, *array.shape[1:])
-    picked = np.stack([grouped[..., ky, kx] for ky, kx in taps], axis=1)
-    return _reordered(picked.transpose(0, 1, 3, 2), spec["channels"])
-
-
-def _reordered(array: np.ndarray, channels: Any) -> np.ndarray:
-    """Channels from logical to memory order.
-
-    ``channels`` are the loops of the reduction: (extent, logical stride) each.
-    """
-    index = np.zeros(1, np.int64)
-    for extent, stride in channels:
-        index = (index[:, None] + np.arange(extent) * stride).reshape(-1)
-    if np.array_equal(index, np.arange(index.size)):
-        return array
-    return array[:, :, index]
-
-
-def _weights(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    by_tap = _padded(_by_tap(array, spec), spec["lanes"])
-    if not spec["taps_outer"]:
-        by_tap = by_tap.transpose(0, 2, 1, 3)
-    groups = by_tap.shape[0]
-    tiles, start = [], 0
-    for vectors in spec["widths"]:
-        stop = start + vectors * spec["lanes"]
-        tiles.append(by_tap[..., start:stop].reshape(groups, -1))
-        start = stop
-    return np.concatenate(tiles, axis=1)
-
-
-def _rows(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    return _padded(_by_tap(array, spec).transpose(0, 3, 1, 2), spec["lanes"])
-
-
-def _channels(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    taps = [array[:, 0, ky, kx] for ky, kx in spec["taps"]]
-    return _padded(np.stack(taps), spec["lanes"])
-
-
-PACKERS = {
-    "raw": _raw,
-    "lanes": _lanes,
-    "weights": _weights,
-    "rows": _rows,
-    "channels": _channels,
-}
+def _pack_into(place: np.ndarray, array: np.ndarray, pack: Pack) -> None:
+    flat, size = np.ascontiguousarray(array), array.itemsize
+    pieces = pack_pieces(pack, array.shape)
+    if sum(piece.size for piece in pieces) < place.size:
+        place[:] = 0
+    for piece in pieces:
+        shape = tuple(extent for extent, _, _ in piece.dims)
+        read = tuple(stride * size for _, stride, _ in piece.dims)
+        written = tuple(stride * size for _, _, stride in piece.dims)
+        start, target = piece.source_offset * size, piece.packed_offset * size
+        source = np.ndarray(shape, array.dtype, flat, start, read)
+        np.ndarray(shape, array.dtype, place, target, written)[...] = source

@@ -131,6 +131,11 @@ class Programs:
         epoch, structure = int(EPOCH[0]), int(STRUCTURE[0])
         traced = trace(self._target, types, self._dynamic_batch)
         _require_compilable(traced.graph)
+        if traced.feeds or traced.updates:
+            raise UnsupportedError(
+                "a call in training mode runs eagerly only",
+                hint='call model.eval() first, or use backend="eager"',
+            )
         text = graph_text(traced.graph)
         same = previous is not None and previous.text == text
         if previous is not None and same and _same_variables(previous.traced, traced):

@@ -134,11 +134,12 @@ def kernel_times(
     """Join measured seconds a call with each kernel's work for ``images``."""
     times = []
     for info, spent in zip(infos, seconds, strict=True):
-        blocks = -(-images // info.block)
-        moved = info.bytes * images + info.param_bytes * blocks
+        count = images if info.per_image else 1
+        blocks = -(-count // info.block)
+        moved = info.bytes * count + info.param_bytes * blocks
         times.append(
             KernelTime(
-                info.name, info.ops, info.path, spent, info.flops * images, moved
+                info.name, info.ops, info.path, spent, info.flops * count, moved
             )
         )
     return tuple(times)

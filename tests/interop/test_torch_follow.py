@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -16,9 +17,12 @@ from interop.torch_models import (  # noqa: E402
     assert_same,
     expected,
     images,
-    randomise,
     small_model,
 )
+
+from jitseq.interop.torch import from_torch  # noqa: E402
+
+F = torch.nn.functional
 
 # tensors and arrays
 
@@ -198,16 +202,59 @@ def test_training_flags_are_followed() -> None:
         assert compiled.target.twin.training is training
 
 
-def test_batch_norm_in_training_mode_is_refused_not_approximated() -> None:
-    model = randomise(torch.nn.Sequential(torch.nn.BatchNorm1d(4))).train()
-    compiled, x = js.jit(model), images(3, 4)
-    with pytest.raises(js.UnsupportedError, match=r"training mode(.|\n)*model\.0"):
-        compiled(x)
-    model.eval()
-    assert_same(compiled(x), expected(model, x))
-    model.train()
-    with pytest.raises(js.UnsupportedError, match="training mode"):
-        compiled(x)
+def normalised(m, x):
+    own = F.batch_norm(x, m.mean, m.var, training=m.training, momentum=0.5)
+    return m.norm(own)
+
+
+def test_batch_norm_in_training_mode_changes_torchs_statistics() -> None:
+    norm = torch.nn.BatchNorm1d(4, momentum=None)
+    model = Around(normalised, norm=norm)
+    model.register_buffer("mean", torch.zeros(4))
+    model.register_buffer("var", torch.ones(4))
+    twin = copy.deepcopy(model)
+    compiled, copied = js.jit(model, backend="eager"), from_torch(model)
+    before = copied.state_dict()
+    for step in range(3):
+        x = images(5, 4) + step
+        assert_same(compiled(x), twin(x).detach())
+        for name, value in twin.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[name], value)
+    for name, value in copied.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    js.vjp(model, x)
+    assert int(norm.num_batches_tracked) == 4
+    model.eval(), twin.load_state_dict(model.state_dict()), twin.eval()
+    assert_same(compiled(x), twin(x).detach())
+    norm.running_mean.fill_(2.0), twin.norm.running_mean.fill_(2.0)
+    assert_same(compiled(x), twin(x).detach())
+
+
+def test_a_copy_in_training_mode_has_statistics_of_its_own() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
+    before = copy.deepcopy(model.state_dict())
+    copied, x = from_torch(model), images(5, 4)
+    copied(x.numpy())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    model(x)
+    for name, value in model.state_dict().items():
+        np.testing.assert_allclose(copied.state_dict()[name], value.numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Dropout2d", "Dropout3d", "AlphaDropout"])
+def test_dropout_of_channels_is_refused_in_training(kind) -> None:
+    model, x = torch.nn.Sequential(getattr(torch.nn, kind)(0.5)), images(2, 4, 3, 3)
+    with pytest.raises(js.UnsupportedError, match="in training mode"):
+        from_torch(model)(x)
+    assert_same(from_torch(model.eval())(x), model(x))
+
+
+def test_dropout_in_place_in_training_is_a_visible_change() -> None:
+    model = Around(lambda m, x: x + m.drop(x), drop=torch.nn.Dropout(0.5, True))
+    with pytest.raises(js.UnsupportedError, match="in place"):
+        from_torch(model)
+    from_torch(model.eval())
 
 
 def test_a_change_that_is_not_covered_is_refused_until_it_is_undone() -> None:

@@ -27,7 +27,8 @@ def inputs_of(op: Op, example: Example, dtype: str = "float64") -> list[np.ndarr
     for position, shape in enumerate(example.shapes):
         if position in example.below:
             bound = example.below[position]
-            arrays.append(rng.integers(bound, size=shape, dtype=np.uint8))
+            kind = np.uint8 if bound <= 256 else np.uint32
+            arrays.append(rng.integers(bound, size=shape, dtype=kind))
             continue
         if example.low is None:
             array = rng.normal(size=shape)

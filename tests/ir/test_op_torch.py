@@ -69,13 +69,18 @@ def binary_cross_entropy(x: Any, t: Any) -> Any:
     return F.binary_cross_entropy(x, t, reduction="none")
 
 
+def dropout(x: Any, u: Any, *, p: float) -> Any:
+    kept = x / (1 - p) if p < 1 else x
+    return torch.where(u < p, 0.0, kept)
+
+
 TORCH_OPS = {
     "at_label": at_label, "binary_cross_entropy": binary_cross_entropy,
     "conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d, "pad": pad,
     "reshape": reshape, "broadcast": broadcast, "slice": narrow, "prelu": prelu,
     "constant": constant, "concat": lambda *xs, dim: torch.cat(xs, dim),
     "sum": reduction("sum"), "mean": reduction("mean"), "max": reduction("amax"),
-    "erf": torch.erf, "copy": torch.clone,
+    "erf": torch.erf, "copy": torch.clone, "dropout": dropout,
 }  # fmt: skip
 
 

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING
 from jitseq.codegen.llvm.math import symbol
 from jitseq.codegen.llvm.types import (
     ELEMENTS,
+    INTEGERS,
+    UNSIGNED,
     intrinsic_suffix,
     llvm_type,
     number,
     splat_text,
 )
+from jitseq.ir.random import MIX, RANDOM_BITS
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Loop, Reg, Type
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer
 
-COMPARISONS = {"lt": "olt", "gt": "ogt", "le": "ole", "ge": "oge", "unordered": "uno"}
+COMPARISONS = {
+    "lt": "olt", "gt": "ogt", "le": "ole", "ge": "oge", "eq": "oeq",
+    "unordered": "uno",
+}  # fmt: skip
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 VECTOR_MATH = ("exp", "expm1", "log", "log1p", "tanh", "erf")
 
@@ -69,11 +75,27 @@ def render_load(r: KernelRenderer, instr: Instr) -> None:
     pointer, index = instr.args
     type = instr.results[0].type
     address = r.address(pointer, index)
-    size = ELEMENT_BYTES[type.element]
+    stored = Type(r.element(pointer), type.lanes)
     if instr.extra is None:
-        r.define(instr, f"load {llvm_type(type)}, ptr {address}, align {size}")
-        return
-    r.define(instr, masked(r, "load", type, address, int(instr.extra)))
+        size = ELEMENT_BYTES[stored.element]
+        loaded = r.assign(f"load {llvm_type(stored)}, ptr {address}, align {size}")
+    else:
+        loaded = r.assign(masked(r, "load", stored, address, int(instr.extra)))
+    r.names[instr.results[0]] = converted(r, loaded, stored, type)
+
+
+def converted(r: KernelRenderer, name: str, source: Type, result: Type) -> str:
+    """Integers of memory as floats of registers, or the other way round.
+
+    Floats are truncated towards zero; they have to be in the integers' range.
+    """
+    if source.element == result.element:
+        return name
+    whole, real = (source, result) if source.element in INTEGERS else (result, source)
+    assert whole.element in INTEGERS and real.element in ("f32", "f64")
+    sign = "u" if whole.element in UNSIGNED else "s"
+    cast = f"{sign}itofp" if whole is source else f"fpto{sign}i"
+    return r.assign(f"{cast} {llvm_type(source)} {name} to {llvm_type(result)}")
 
 
 def masked(
@@ -102,20 +124,23 @@ def render_store(r: KernelRenderer, instr: Instr) -> None:
     pointer, index, value = instr.args
     assert isinstance(value, Reg)
     address = r.address(pointer, index)
-    name = r.names[value]
+    stored = Type(r.element(pointer), value.type.lanes)
+    name = converted(r, r.names[value], value.type, stored)
     if instr.extra is not None:
-        r.add(masked(r, "store", value.type, address, int(instr.extra), name))
+        r.add(masked(r, "store", stored, address, int(instr.extra), name))
         return
-    size = ELEMENT_BYTES[value.type.element]
-    r.add(f"store {llvm_type(value.type)} {name}, ptr {address}, align {size}")
+    size = ELEMENT_BYTES[stored.element]
+    r.add(f"store {llvm_type(stored)} {name}, ptr {address}, align {size}")
 
 
 def render_load_splat(r: KernelRenderer, instr: Instr) -> None:
     pointer, index = instr.args
     type = instr.results[0].type
-    element, size = ELEMENTS[type.element], ELEMENT_BYTES[type.element]
+    stored = Type(r.element(pointer))
+    size = ELEMENT_BYTES[stored.element]
     address = r.address(pointer, index)
-    scalar = r.assign(f"load {element}, ptr {address}, align {size}")
+    scalar = r.assign(f"load {llvm_type(stored)}, ptr {address}, align {size}")
+    scalar = converted(r, scalar, stored, Type(type.element))
     r.names[instr.results[0]] = broadcast(r, scalar, type)
 
 
@@ -137,14 +162,15 @@ def render_gather(r: KernelRenderer, instr: Instr) -> None:
     pointer, index = instr.args
     assert isinstance(index, Affine)
     type = instr.results[0].type
-    vector, element = llvm_type(type), ELEMENTS[type.element]
+    stored = Type(r.element(pointer), type.lanes)
+    vector, element = llvm_type(stored), ELEMENTS[stored.element]
     stride, valid = instr.extra
     name = "zeroinitializer"
     for lane in range(valid):
         at = r.address(pointer, index + lane * stride)
         item = r.assign(f"load {element}, ptr {at}")
         name = r.assign(f"insertelement {vector} {name}, {element} {item}, i64 {lane}")
-    r.names[instr.results[0]] = name
+    r.names[instr.results[0]] = converted(r, name, stored, type)
 
 
 def render_prefetch(r: KernelRenderer, instr: Instr) -> None:
@@ -306,6 +332,41 @@ def render_transpose(r: KernelRenderer, instr: Instr) -> None:
     r.names.update(zip(instr.results, rows, strict=True))
 
 
+def render_uniform(r: KernelRenderer, instr: Instr) -> None:
+    """The hash of `jitseq.ir.random`, for all lanes at once."""
+    key, index = instr.args
+    type = instr.results[0].type
+    words = Type("u32", type.lanes)
+    vector = llvm_type(words)
+    parts = []
+    for i in range(2):
+        address = r.address(key, Affine((), i))
+        parts.append(broadcast(r, r.assign(f"load i32, ptr {address}"), words))
+    base = r.assign(f"trunc i64 {r.index(index)} to i32")
+    steps = ", ".join(f"i32 {lane * instr.extra}" for lane in range(type.lanes))
+    lanes = f"<{steps}>" if type.lanes > 1 else "0"
+    h = r.assign(f"add {vector} {broadcast(r, base, words)}, {lanes}")
+    h = r.assign(f"add {vector} {h}, {parts[0]}")
+    h = mixed(r, h, words)
+    h = mixed(r, r.assign(f"xor {vector} {h}, {parts[1]}"), words)
+    shift = splat_text(str(32 - RANDOM_BITS), words)
+    h = r.assign(f"lshr {vector} {h}, {shift}")
+    real = llvm_type(type)
+    name = r.assign(f"uitofp {vector} {h} to {real}")
+    scale = splat_text(number(2.0**-RANDOM_BITS, type.element), type)
+    r.define(instr, f"fmul {real} {name}, {scale}")
+
+
+def mixed(r: KernelRenderer, h: str, words: Type) -> str:
+    vector = llvm_type(words)
+    for shift, factor in MIX:
+        high = r.assign(f"lshr {vector} {h}, {splat_text(str(shift), words)}")
+        h = r.assign(f"xor {vector} {h}, {high}")
+        if factor is not None:
+            h = r.assign(f"mul {vector} {h}, {splat_text(str(factor), words)}")
+    return h
+
+
 INSTRUCTIONS: dict[str, Callable[[KernelRenderer, Instr], None]] = {
     **dict.fromkeys(COMPARISONS, render_comparison),
     **dict.fromkeys(ARITHMETIC, render_arithmetic),
@@ -316,6 +377,7 @@ INSTRUCTIONS: dict[str, Callable[[KernelRenderer, Instr], None]] = {
     "load_splat": render_load_splat,
     "splat": render_splat,
     "gather": render_gather,
+    "uniform": render_uniform,
     "prefetch": render_prefetch,
     "pin": render_pin,
     "table": render_table,

@@ -120,8 +120,9 @@ class KernelRenderer:
             access = "" if buffer.written else "readonly "
             arguments.append(f"ptr noalias {access}%p{i}")
         self.names[kernel.count] = "%count"
+        self.names[kernel.first] = "%first"
         self.inlines_math = count_math(kernel.body) <= INLINED_MATH
-        signature = ", ".join([*arguments, "i64 %count"])
+        signature = ", ".join([*arguments, "i64 %count", "i64 %first"])
         self.body(kernel.body)
         self.add("ret void")
         header = (

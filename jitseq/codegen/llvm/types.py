@@ -7,7 +7,12 @@ import struct
 from jitseq.ir.program import Type
 from jitseq.ir.target import Target
 
-ELEMENTS = {"f32": "float", "f64": "double", "i64": "i64", "u8": "i8", "mask": "i1"}
+ELEMENTS = {
+    "f32": "float", "f64": "double", "mask": "i1",
+    "i64": "i64", "i32": "i32", "u32": "i32", "u8": "i8",
+}  # fmt: skip
+UNSIGNED = ("u32", "u8")
+INTEGERS = ("i64", "i32", *UNSIGNED)
 
 
 def llvm_type(type: Type) -> str:
@@ -16,11 +21,15 @@ def llvm_type(type: Type) -> str:
 
 
 def intrinsic_suffix(type: Type) -> str:
-    return type.element if type.lanes == 1 else f"v{type.lanes}{type.element}"
+    integer = type.element in INTEGERS
+    element = ELEMENTS[type.element] if integer else type.element
+    return element if type.lanes == 1 else f"v{type.lanes}{element}"
 
 
 def number(value: float, element: str) -> str:
-    """A float literal that LLVM reads back exactly (its bits as a double)."""
+    """A literal that LLVM reads back exactly: an integer, or the bits of a double."""
+    if element in INTEGERS:
+        return str(int(value))
     if element == "f32":
         value = struct.unpack("f", struct.pack("f", value))[0]
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"

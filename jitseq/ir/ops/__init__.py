@@ -14,7 +14,9 @@ from jitseq.ir.ops import (
     norm,
     pad,
     pool,
+    random,
     reduction,
+    update,
 )
 
 __all__ = [
@@ -31,5 +33,7 @@ __all__ = [
     "norm",
     "pad",
     "pool",
+    "random",
     "reduction",
+    "update",
 ]

@@ -155,7 +155,7 @@ register(
         "pad_grad",
         infer_pad_grad,
         pad_grad,
-        None,
+        lambda types, attrs: Movement("pad"),
         examples=tuple(
             Example(
                 ((2, 3, 8, 7),),

@@ -39,9 +39,20 @@ def reduction_name(
 
 
 def reduced(loss: Any, reduction: str) -> Any:
-    """The loss of all elements together, or each with ``"none"``."""
+    """The loss of all elements together, or each with ``"none"``.
+
+    Over a symbolic batch: the sum over all other axes, then over the batch, and for a
+    mean divided by the number of elements, which only a call knows.
+    """
     if reduction == "none" or not loss.ndim:
         return loss
+    if loss.shape[0] is BATCH:
+        inner = tuple(range(1, loss.ndim))
+        rows = apply("sum", loss, dims=inner, keepdim=False) if inner else loss
+        total = apply("batch_sum", rows)
+        if reduction == "sum":
+            return total
+        return apply("div", total, apply("element_count", loss, axis=None))
     return apply(reduction, loss, dims=tuple(range(loss.ndim)), keepdim=False)
 
 

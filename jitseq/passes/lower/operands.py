@@ -14,33 +14,14 @@ from jitseq.ir.graph import Node, Value
 from jitseq.ir.kernel_builder import KernelBuilder, Vector, VectorScalars
 from jitseq.ir.layout import Layout
 from jitseq.ir.op import get_op
+from jitseq.ir.packing import RAW
+from jitseq.ir.packing import Pack as Pack
 from jitseq.ir.program import Affine, Buffer, Kernel, Reg, Type, affine
 
-ELEMENTS = {"float32": "f32", "float64": "f64"}
-
-
-@dataclass(frozen=True)
-class Pack:
-    """How a parameter is rearranged once for each version: see `runtime/packing.py`.
-
-    raw      as it is
-    lanes    one value a channel, each group padded to whole vectors
-    weights  ``[group][tile][taps][channels][taps][tile width]``
-    rows     ``[group][output][tap][channels padded to whole vectors]``
-    channels ``[tap][channel padded to whole vectors]`` (depthwise)
-    """
-
-    kind: str
-    groups: int = 1
-    axes: str = ""
-    lanes: int = 1
-    widths: tuple[int, ...] = ()
-    taps: tuple[tuple[int, int], ...] = ()
-    channels: tuple[tuple[int, int], ...] = ()
-    taps_outer: bool = False
-
-
-RAW = Pack("raw")
+ELEMENTS = {
+    "float32": "f32", "float64": "f64",
+    "int64": "i64", "int32": "i32", "uint32": "u32", "uint8": "u8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,28 +33,53 @@ class Source:
 
 
 class Operands:
-    """Creates each buffer of a kernel once."""
+    """Creates each buffer of a kernel once.
+
+    ``packed_values`` are read through a `Pack` always: what depends on parameters
+    only, and the parameters that a training step changes. ``generated`` values are
+    computed from their keys; their layout says by which index.
+    """
 
     def __init__(
         self,
         builder: KernelBuilder,
         layouts: Mapping[Value, Layout],
-        static: frozenset[Value],
+        packed_values: frozenset[Value],
+        generated: Mapping[Value, Value] | None = None,
     ) -> None:
         self.builder = builder
         self.layouts = layouts
-        self.static = static
+        self.packed_values = packed_values
+        self.generated = generated or {}
         self.sources: list[Source] = []
         self._buffers: dict[Source, Buffer] = {}
 
     def read(self, value: Value) -> Buffer:
-        pack = RAW if value in self.static else None
+        value = self.generated.get(value, value)
+        pack = RAW if value in self.packed_values else None
         return self._buffer(Source(value, pack), False)
+
+    def load(
+        self, value: Value, index: Affine, type: Type, stride: int, valid: int | None
+    ) -> Reg:
+        """Elements of a value, lanes ``stride`` apart; generated where it is random."""
+        buffer = self.read(value)
+        if value not in self.generated:
+            return self.builder.gather(buffer, index, type, stride, valid)
+        layout = self.layouts[value]
+        if value.type.has_batch:
+            index = index + affine(self.builder.first) * layout.stride(0)
+        return self.builder.uniform(buffer, index, type, stride)
 
     def packed(self, value: Value, pack: Pack) -> Buffer:
         return self._buffer(Source(value, pack), False)
 
+    def pack_into(self, value: Value, pack: Pack) -> Buffer:
+        """Where the packed form of a value is written."""
+        return self._buffer(Source(value, pack), True)
+
     def write(self, value: Value) -> Buffer:
+        """The memory of a value; of a variable, for a change in place."""
         return self._buffer(Source(value), True)
 
     def _buffer(self, source: Source, written: bool) -> Buffer:
@@ -114,13 +120,7 @@ def fetch(
         index = index + at.index[out_dim] * stride
         if out_dim == at.vector_dim:
             lane_stride = stride
-    buffer = operands.read(value)
-    builder = operands.builder
-    if lane_stride == 1:
-        return builder.load(buffer, index, type, at.valid)
-    if lane_stride == 0:
-        return builder.load_splat(buffer, index, type)
-    return builder.gather(buffer, index, type, lane_stride, at.valid)
+    return operands.load(value, index, type, lane_stride, at.valid)
 
 
 class Epilogue:
@@ -184,8 +184,10 @@ class Lowered:
     """A kernel, what its buffers are bound to, and its cost for one image.
 
     ``flops`` counts multiplications and additions of the operation as written;
-    ``moved_bytes`` activations read and written; ``param_bytes`` what is read of
-    packed parameters, once a block.
+    ``moved_bytes`` activations read and written; ``param_bytes`` what is read or
+    added to that has no batch, once a block. A kernel that is not ``per_image`` runs
+    once; one that ``accumulates`` adds to its outputs. ``count`` is the number of
+    whatever else than images it loops over.
     """
 
     kernel: Kernel
@@ -193,4 +195,18 @@ class Lowered:
     flops: int
     moved_bytes: int
     param_bytes: int
-    notes: tuple[str, ...] = ()
+    ops: tuple[str, ...]
+    path: str
+    per_image: bool
+    accumulates: bool
+    count: int | None = None
+
+    @property
+    def reads(self) -> tuple[Source, ...]:
+        pairs = zip(self.kernel.buffers, self.sources, strict=True)
+        return tuple(source for buffer, source in pairs if not buffer.written)
+
+    @property
+    def writes(self) -> tuple[Source, ...]:
+        pairs = zip(self.kernel.buffers, self.sources, strict=True)
+        return tuple(source for buffer, source in pairs if buffer.written)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jitseq.ir.graph import Node, Value
-from jitseq.ir.program import Affine, Reg, Type, affine
+from jitseq.ir.program import Affine, Reg, Type
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
@@ -18,6 +18,7 @@ from jitseq.passes.lower.nest import (
     view,
 )
 from jitseq.passes.lower.operands import Epilogue, Operands
+from jitseq.passes.lower.padding import collect_mirrored, copy_mirrored
 
 
 def lower_pointwise(group: Group, operands: Operands, target: Target) -> None:
@@ -39,7 +40,7 @@ def lower_pointwise(group: Group, operands: Operands, target: Target) -> None:
     ) -> None:
         def fetch(value: Value, shape: Sequence[object]) -> Reg:
             k = values.index(value) + 1
-            return builder.gather(views[k].buffer, at[k], type, strides[k], valid)
+            return operands.load(value, at[k], type, strides[k], valid)
 
         builder.store(out, at[0], epilogue.apply({}, type, fetch), valid)
 
@@ -47,7 +48,10 @@ def lower_pointwise(group: Group, operands: Operands, target: Target) -> None:
 
 
 def lower_movement(group: Group, operands: Operands, target: Target) -> None:
-    """Copies, permutations, concatenation, slices, broadcasts and padding."""
+    """Copies, permutations, concatenation, slices, broadcasts and padding.
+
+    Of ``broadcast_like``'s second input only the shape counts: it is not read.
+    """
     node = group.anchor
     assert node is not None
     builder = operands.builder
@@ -56,6 +60,9 @@ def lower_movement(group: Group, operands: Operands, target: Target) -> None:
     lanes = target.lanes(out.element)
     clear_halo(operands, out, layout, lanes)
     whole = view(out, layout)
+    if node.op == "pad_grad":
+        collect_mirrored(node, whole, operands, lanes)
+        return
     for piece, value in _pieces(node, whole, operands, lanes):
         own = operands.layouts[value]
         source = _seen(node, view(operands.read(value), own), own, layout, operands)
@@ -93,7 +100,7 @@ def _seen(
         ndim = node.output.type.ndim
         dims = tuple(source.dims[d % ndim] for d in node.attrs["dims"])
         return View(source.buffer, source.offset, dims)
-    if node.op == "broadcast":
+    if node.op in ("broadcast", "broadcast_like"):
         layouts = operands.layouts
         value = node.inputs[0]
         return broadcast_view(source.buffer, layouts[value], layouts[node.output])
@@ -113,7 +120,7 @@ def _padded(
     (x,) = node.inputs
     padding = node.attrs["padding"]
     if node.attrs["mode"] != "constant":
-        _mirrored(node, whole, operands, lanes)
+        copy_mirrored(node, whole, operands, lanes)
         return [(whole, x)]
 
     def fill(
@@ -128,64 +135,3 @@ def _padded(
         if before or after:
             inside = part(inside, dim, before, x.type.shape[dim])
     return [(inside, x)]
-
-
-def _mirrored(node: Node, whole: View, operands: Operands, lanes: int) -> None:
-    """``out[…, i, …] = x[…, table(i), …]`` along the padded dimensions."""
-    builder = operands.builder
-    (x,) = node.inputs
-    layout = operands.layouts[x]
-    buffer = operands.read(x)
-    shape = x.type.shape
-    tables = {
-        dim: _source_indices(shape[dim], before, after, node.attrs["mode"])
-        for dim, (before, after) in enumerate(node.attrs["padding"])
-        if before or after
-    }
-    inner = [dim for dim in range(x.type.ndim) if dim not in tables]
-    order = sorted(tables) + inner
-
-    def nest(position: int, out: View, source: Affine) -> None:
-        if position == len(tables):
-            rest = View(out.buffer, 0, tuple(out.dims[d] for d in inner))
-            seen = View(buffer, 0, tuple(layout.dims[d] for d in inner))
-            _copy_at(rest, seen, out_at[0], source)
-            return
-        dim = order[position]
-        extent = len(tables[dim])
-        ((_, out_stride),) = whole.dims[dim]
-
-        def body(i: Affine) -> None:
-            before = out_at[0]
-            out_at[0] = before + i * out_stride
-            nest(
-                position + 1,
-                out,
-                source + builder.table(tables[dim], i) * layout.stride(dim),
-            )
-            out_at[0] = before
-
-        builder.loop("i", 0, extent, 1, body)
-
-    def _copy_at(rest: View, seen: View, out_start: Affine, source: Affine) -> None:
-        def body(
-            at: list[Affine], type: Type, valid: int | None, strides: tuple[int, ...]
-        ) -> None:
-            value = builder.gather(buffer, at[1] + source, type, strides[1], valid)
-            builder.store(rest.buffer, at[0] + out_start, value, valid)
-
-        emit_nest(builder, [rest, seen], lanes, body)
-
-    out_at = [affine(whole.offset)]
-    nest(0, whole, affine(layout.offset))
-
-
-def _source_indices(extent: int, before: int, after: int, mode: str) -> tuple[int, ...]:
-    """Input index for each position of a padded dimension."""
-    positions = range(-before, extent + after)
-    if mode == "replicate":
-        return tuple(min(max(i, 0), extent - 1) for i in positions)
-    if mode == "circular":
-        return tuple(i % extent for i in positions)
-    last = extent - 1
-    return tuple(abs(i) if i <= last else 2 * last - i for i in positions)

@@ -12,7 +12,7 @@ from jitseq.ir.compute import Contraction, Phase, Tap
 from jitseq.ir.kernel_builder import KernelBuilder
 from jitseq.ir.layout import Factors, Layout
 from jitseq.ir.program import Affine, affine
-from jitseq.passes.fusion_group import Group
+from jitseq.passes.fusion_group import Group, is_linear
 from jitseq.passes.lower.operands import Operands
 
 MANY_TAPS = 49
@@ -77,7 +77,7 @@ def problems(
     mergeable: bool,
 ) -> list[Problem]:
     """The phases of a contraction with the strides of its tensors."""
-    if record.weight_axes == "oi":
+    if is_linear(record):
         read, write, images = _rows_of_vectors(source, target)
         reduce, channels = _reduction_loops(source.dims[-1])
         dims = {1: "c", 2: "nc", 3: "nxc", 4: "nyxc"}[target.ndim]

@@ -1,4 +1,4 @@
-"""Softmax, log-softmax, sums, means and maxima → kernels.
+"""Softmax, log-softmax and maxima → kernels; sums and means are in `summation`.
 
 Vectors run along the contiguous axis: where it is reduced, lanes are combined at the
 end of a row; where it is not, each lane reduces a row of its own.
@@ -17,20 +17,28 @@ from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Operands
 from jitseq.passes.lower.problem import image_count
-
-Combine = Callable[[Reg, Reg], Reg]
+from jitseq.passes.lower.summation import lower_sum
 
 
 def lower_reduction(
     group: Group, record: Reduction, operands: Operands, target: Target
 ) -> None:
-    """Loop over the rows that are kept; reduce each."""
+    """Loop over the rows that are kept; reduce each.
+
+    What is summed over the symbolic batch is added to the output.
+    """
     node = group.anchor
     assert node is not None
     source, out = operands.read(node.inputs[0]), operands.write(node.output)
     layout, result = operands.layouts[node.inputs[0]], operands.layouts[node.output]
     clear_halo(operands, out, result, target.lanes(out.element))
-    _Rows(operands.builder, record, (source, layout), (out, result), target).emit()
+    builder = operands.builder
+    if record.kind in ("sum", "mean"):
+        strides = _result_strides(result, record, layout.ndim, False)
+        placed = (out, strides, result.offset)
+        lower_sum(builder, record, (source, layout), placed, target)
+        return
+    _Rows(builder, record, (source, layout), (out, result), target).emit()
 
 
 class _Rows:
@@ -102,37 +110,17 @@ class _Rows:
     # one row, or one row a lane
 
     def _row(self, at: Affine, out: Affine, type: Type, valid: int | None) -> None:
-        kind = self.record.kind
-        if kind.endswith("softmax"):
+        if self.record.kind.endswith("softmax"):
             self._softmax(at, out, type, valid)
             return
-        if kind == "max":
-            start = self.b.const(float("-inf"), type)
-            total = self._fold(at, type, valid, start, self._maximum)
-        else:
-            start = self.b.const(0.0, type)
-            total = self._fold(at, type, valid, start, self._add)
-        total = self._across(total, "maximum" if kind == "max" else "add")
-        if kind == "mean":
-            count = 1
-            for dim in self.reduced:
-                count *= self.layout.dims[dim][0][0] or 1
-            total = self.b.binary("div", total, self.b.const(count, total.type))
-        self.b.store(self.out, out, total, valid)
-
-    def _add(self, a: Reg, b: Reg) -> Reg:
-        return self.b.binary("add", a, b)
-
-    def _maximum(self, a: Reg, b: Reg) -> Reg:
-        return self.b.binary("maximum", a, b)
+        self.b.store(self.out, out, self._largest(at, type, valid), valid)
 
     def _across(self, reg: Reg, op: str) -> Reg:
         return self.b.reduce(op, reg) if self.along_reduction else reg
 
-    def _fold(
-        self, at: Affine, type: Type, valid: int | None, start: Reg, combine: Combine
-    ) -> Reg:
-        """Combine a row's elements, lanes apart; ``start`` is the neutral element."""
+    def _largest(self, at: Affine, type: Type, valid: int | None) -> Reg:
+        """The maximum of a row, or of one row a lane."""
+        start = self.b.const(float("-inf"), type)
 
         def visit(
             place: Affine, inside: int | None, sums: tuple[Reg, ...]
@@ -140,12 +128,12 @@ class _Rows:
             value = self.b.load(self.source, place, type, inside if inside else valid)
             if inside:
                 value = self.b.first_lanes(value, start, inside)
-            return (combine(sums[0], value),)
+            return (self.b.binary("maximum", sums[0], value),)
 
         (total,) = self._visit(
             at, affine(0), type, (start,), lambda a, o, v, s: visit(a, v, s)
         )
-        return total
+        return self._across(total, "maximum")
 
     def _visit(
         self,
@@ -186,11 +174,7 @@ class _Rows:
     def _softmax(self, at: Affine, out: Affine, type: Type, valid: int | None) -> None:
         """Subtract the row's maximum, exponentiate and sum, then scale."""
         m = VectorScalars(self.b, type)
-        lowest = self.b.const(float("-inf"), type)
-        largest = self._across(
-            self._fold(at, type, valid, lowest, self._maximum), "maximum"
-        )
-        peak = Vector(m, self.b.splat(largest, type))
+        peak = Vector(m, self.b.splat(self._largest(at, type, valid), type))
         logarithmic = self.record.kind == "log_softmax"
 
         def exponentiate(

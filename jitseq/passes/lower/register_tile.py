@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jitseq.ir.compute import Tap
+from jitseq.ir.kernel_builder import Vector, VectorScalars
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Buffer, Reg, affine
 from jitseq.passes.lower.operands import Position, apply_chain, store_at
 from jitseq.passes.lower.problem import reads
@@ -320,9 +321,11 @@ class RegisterTile:
                 continue
             window = [place[(n, r + i, c + j)] for i in range(ph) for j in range(pw)]
             for v in range(self.tile.vectors):
-                self._store(
-                    (n, r, c), v, self._combine(op, [regs[(k, v)] for k in window])
-                )
+                items = [regs[(k, v)] for k in window]
+                for node in self.o.group.companions:
+                    at = self._position((n, r, c), v, self.o.group.pool_window)
+                    store_at(self.o.operands, node.output, self._index(items), at)
+                self._store((n, r, c), v, self._combine(op, items))
 
     def _combine(self, op: str, items: Sequence[Reg]) -> Reg:
         total = items[0]
@@ -332,6 +335,17 @@ class RegisterTile:
             return total
         scale = self.b.const(1.0 / self.o.group.pool_divisor, self.o.type)
         return self.b.binary("mul", total, scale)
+
+    def _index(self, items: Sequence[Reg]) -> Reg:
+        """Which item is the first maximum, or the last NaN."""
+        m = VectorScalars(self.b, items[0].type)
+        best, index = Vector(m, items[0]), m.vector(0.0)
+        for k, item in enumerate(items[1:], start=1):
+            value = Vector(m, item)
+            index = m.where(m.gt(value, best), float(k), index)
+            index = m.where(m.isnan(value), float(k), index)
+            best = m.maximum(best, value)
+        return index.reg
 
     def _store(self, pixel: tuple[int, int, int], v: int, reg: Reg) -> None:
         group = self.o.group

@@ -1,0 +1,109 @@
+"""Whole training steps of jitseq and of its peers, each behind the same two calls.
+
+A `Task` and a number of threads enter ``prepare``; a `Stepper` leaves. Invariant: each
+peer gets its best reasonable form: one compiled step where it has such a thing, fused
+updates, inputs in its own arrays beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jitseq as js
+from benchmarks.export import to_torch
+from benchmarks.peers import has_cpp_compiler, installed_version
+from benchmarks.train_jax import prepare_jax, uncovered_by_jax
+from benchmarks.train_task import MOMENTUM, RATE, State, Task
+from jitseq import nn, optim
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """``step()`` trains by one step and gives the loss; ``state()`` the parameters."""
+
+    step: Callable[[], float]
+    state: Callable[[], State]
+
+
+@dataclass(frozen=True)
+class TrainPeer:
+    """``packages`` must be installed; ``prepare(task, threads)`` gives the stepper."""
+
+    name: str
+    packages: tuple[str, ...]
+    prepare: Callable[[Task, int], Stepper]
+    uncovered: Callable[[Task], str | None] = lambda task: None
+    """Why this peer does not run a task, or None."""
+
+    def missing(self) -> str | None:
+        """What keeps this peer from running here, or None."""
+        for package in self.packages:
+            if installed_version(package) is None:
+                return f"{package} is not installed"
+        if self.name == "torch.compile" and not has_cpp_compiler():
+            return "no C++ compiler was found"
+        return None
+
+
+def prepare_jitseq(task: Task, threads: int, backend: str) -> Stepper:
+    model = task.model()
+    loss = nn.CrossEntropyLoss() if task.loss == "cross_entropy" else nn.MSELoss()
+    optimizer = optim.SGD(model.parameters(), RATE, momentum=MOMENTUM)
+    step = js.train_step(model, loss, optimizer, backend=backend, threads=threads)
+
+    def state() -> State:
+        return {name: p.numpy().copy() for name, p in model.named_parameters()}
+
+    return Stepper(lambda: step(task.x, task.y), state)
+
+
+def prepare_torch(task: Task, threads: int, compiled: bool = False) -> Stepper:
+    import torch
+
+    torch.set_num_threads(threads)
+    twin = to_torch(task.model()).train()
+    x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
+    criterion = getattr(
+        torch.nn.functional, f"{task.loss}{'_loss' * (task.loss == 'mse')}"
+    )
+    optimizer = torch.optim.SGD(
+        twin.parameters(), lr=RATE, momentum=MOMENTUM, fused=True
+    )
+
+    def loss_of(x: Any, y: Any) -> Any:
+        return criterion(twin(x), y)
+
+    forward = loss_of
+    if compiled:
+        torch.compiler.reset()
+        forward = torch.compile(loss_of)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = forward(x, y)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return float(loss.item())
+
+    def state() -> State:
+        return {k: p.detach().numpy().copy() for k, p in twin.named_parameters()}
+
+    return Stepper(step, state)
+
+
+def prepare_torch_compile(task: Task, threads: int) -> Stepper:
+    return prepare_torch(task, threads, compiled=True)
+
+
+TRAIN_PEERS = (
+    TrainPeer("torch", ("torch",), prepare_torch),
+    TrainPeer("torch.compile", ("torch",), prepare_torch_compile),
+    TrainPeer(
+        "jax",
+        ("jax", "jaxlib"),
+        lambda task, threads: Stepper(*prepare_jax(task, threads)),
+        uncovered_by_jax,
+    ),
+)

@@ -1,0 +1,136 @@
+"""The native programs of a training step.
+
+Arrays enter; parameters, optimizer state and buffers change in place, and the loss
+leaves. Invariant: everything that can refuse a step has been asked before a program
+starts, and a program that has started runs to its end, so no step is done by half. The
+versions of all that changed move even where an interrupt ends the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jitseq.ir.ops.norm import require_values_per_channel
+from jitseq.ir.types import type_of
+from jitseq.ir.variable import EPOCH, STRUCTURE, Variable
+from jitseq.runtime.programs import CacheInfo
+from jitseq.runtime.step_program import Planner, StepProgram
+from jitseq.runtime.training_checks import (
+    Trained,
+    check_label_inputs,
+    trace_loss,
+    trained,
+)
+
+if TYPE_CHECKING:
+    from jitseq.optim.optimizer import Group
+    from jitseq.runtime.training import TrainStep
+
+
+class NativeStep:
+    """Finds or makes the program of each step, and runs it."""
+
+    def __init__(self, step: TrainStep) -> None:
+        self.step = step
+        self.hits = 0
+        self.reasons: list[str] = []
+        self.origins: list[str] = []
+        self._programs: dict[Any, StepProgram] = {}
+        self._current: dict[Any, StepProgram] = {}
+        self._options: list[Any] = []
+        self._rules: list[Any] = []
+        self._structure = -1
+        self._work: list[Trained] = []
+        self._waiting: dict[Variable, Variable] = {}
+        self.latest: StepProgram | None = None
+
+    def __call__(self, inputs: Sequence[np.ndarray], updates: bool) -> float:
+        """One step, with the update or (for accumulation) without."""
+        program = self.find(inputs, updates)
+        traced = program.plan.traced.graph
+        check_label_inputs(traced, inputs)
+        for node in program.statistics:
+            require_values_per_channel(node.inputs[0].type, program.bound.batch(inputs))
+        share = 1 / self.step.accumulate
+        return program.run(inputs, self.step.optimizer, share, self.step.threads)
+
+    def find(self, inputs: Sequence[np.ndarray], updates: bool = True) -> StepProgram:
+        """The current program for ``inputs``; compiled unless there is one."""
+        self._look_at_options()
+        key = (updates, *_signature(inputs, self.step.dynamic_batch))
+        program = self._current.get(key)
+        if program is None or not program.is_current(self.step.optimizer):
+            program = self._current[key] = self._again(inputs, updates)
+        else:
+            self.hits += 1
+        self.latest = program
+        if program.bound.epoch != int(EPOCH[0]):
+            program.bound.refresh(int(EPOCH[0]))
+        return program
+
+    def info(self) -> CacheInfo:
+        """The counts so far."""
+        return CacheInfo(
+            self.hits,
+            len(self.origins),
+            self.origins.count("disk"),
+            self.origins.count("compiled"),
+            tuple(self.reasons),
+        )
+
+    def _look_at_options(self) -> None:
+        """Check what the optimizer holds, where it or the model has changed."""
+        optimizer = self.step.optimizer
+        options = [_options(group) for group in optimizer.param_groups]
+        structure = int(STRUCTURE[0])
+        if options == self._options and structure == self._structure:
+            return
+        work = trained(self.step.model, self.step.loss, optimizer)
+        rules = [
+            (optimizer.rule(group), list(map(id, group["params"])))
+            for group in optimizer.param_groups
+        ]
+        if structure != self._structure or rules != self._rules:
+            self._current.clear()
+        self._work, self._rules = work, rules
+        self._options, self._structure = options, structure
+
+    def _again(self, inputs: Sequence[np.ndarray], updates: bool) -> StepProgram:
+        """Trace; then take the program that was made for this graph, or make one."""
+        step = self.step
+        traced = trace_loss(step._target, inputs, step.dynamic_batch)
+        planner = Planner(traced, step.optimizer, self._work)
+        plan = planner.plan(
+            step.accumulate > 1, updates, self._waiting, step.clip_norm
+        )
+        known = self._programs.get(plan.key)
+        if known is not None and known.is_current(step.optimizer):
+            self.hits += 1
+            return known
+        program = StepProgram(plan, step._disabled)
+        self._programs[plan.key] = program
+        types = ", ".join(str(type_of(array)) for array in inputs)
+        what = "model, options or shapes changed" if self.origins else "first step"
+        self.reasons.append(f"{what} ({types})")
+        self.origins.append(program.origin)
+        return program
+
+
+def _options(group: Group) -> list[Any]:
+    """What a group holds, its parameters by identity."""
+    found: list[Any] = [value for key, value in group.items() if key != "params"]
+    return [*found, list(map(id, group["params"]))]
+
+
+def _signature(inputs: Sequence[np.ndarray], dynamic: bool) -> tuple[Any, ...]:
+    """What tells programs apart; the batch extent is left out where it may vary."""
+    batch = inputs[0].shape[0] if dynamic and inputs[0].ndim else None
+    found = []
+    for array in inputs:
+        shape = array.shape
+        follows = batch is not None and bool(shape) and shape[0] == batch
+        found.append((array.dtype.char, follows, shape[1:] if follows else shape))
+    return tuple(found)
