@@ -34,7 +34,10 @@ def uncovered_by_jax(task: Task) -> str | None:
 
 
 def import_jax(threads: int) -> Any:
-    """JAX on so many threads; the first import in the process decides."""
+    """JAX on so many threads; the first import in the process decides.
+
+    With one, a step of ``cnn32`` at batch 64 still kept 1.3 processors busy.
+    """
     if "jax" not in sys.modules:
         flags = [os.environ.get("XLA_FLAGS", "")]
         if threads == 1:

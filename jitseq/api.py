@@ -173,7 +173,8 @@ def fit(
         y: labels or targets, as many.
         epochs, batch_size: 1 or more; the last batch of an epoch may be smaller.
         validation: ``(x, y)`` that are evaluated after each epoch, in eval mode.
-        shuffle: new order in every epoch, from ``np.random.default_rng(seed)``.
+        shuffle: new order in every epoch, from ``np.random.default_rng(seed)``. The
+            same seed, initial values and number of threads give the same losses.
         progress: a bar for each epoch where tqdm is installed, else a line.
         scheduler: a schedule of the optimizer, stepped after every epoch;
             `ReduceLROnPlateau` sees the validation loss, or the training loss where

@@ -8,12 +8,15 @@ are scheduled for a fixed target and weights are never printed.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from benchmarks.zoo import ZOO
-from jitseq import config, errors, nn
+from jitseq import config, errors, nn, optim
 from jitseq.codegen.llvm.host import LEVELS
 from jitseq.codegen.llvm.math import ULP_BOUND
 from jitseq.codegen.llvm.render import render
@@ -22,6 +25,8 @@ from jitseq.ir.program_text import kernel_text, program_text
 from jitseq.ir.trace import Traced, trace
 from jitseq.ir.types import TensorType
 from jitseq.passes.pipeline import Scheduled, optimise, schedule
+from jitseq.runtime.step_program import Plan, Planner
+from jitseq.runtime.training_checks import composed, trace_loss, trained
 
 MODEL, SHAPE = "cnn32", (64, 3, 32, 32)
 TARGET = LEVELS["x86-64-v4"]
@@ -83,6 +88,79 @@ def llvm_excerpt() -> str:
 def segments() -> str:
     text = program_text(scheduled().planned.program)
     return fenced(text[text.index("segment 0") :])
+
+
+def step_model() -> nn.Sequential:
+    """The worked example of a training step."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+
+
+@cache
+def step_plan() -> Plan:
+    model, loss = step_model(), nn.CrossEntropyLoss()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    arrays = [np.zeros((64, 1, 8, 8), np.float32), np.zeros(64, np.int64)]
+    traced = trace_loss(composed(model, loss), arrays, dynamic_batch=True)
+    planner = Planner(traced, optimizer, trained(model, loss, optimizer))
+    return planner.plan(share=False, updates=True, waiting={}, clip_norm=None)
+
+
+@cache
+def step_scheduled() -> Scheduled:
+    return schedule(optimise(step_plan().graph), TARGET)
+
+
+def nodes_only(text: str) -> str:
+    """A graph's text without the list of params, attributes and layers."""
+    lines = [
+        re.sub(r" \{[^{}]*\}|\s+# \S+$", "", line) for line in text.splitlines()[1:]
+    ]
+    kept = [line for line in lines if not line.startswith("  param ")]
+    return "\n".join(["graph(…) {", *kept])
+
+
+def step_groups() -> str:
+    """All kernels, and the first pair that stays apart for each reason."""
+    fused = step_scheduled().fused
+    reasons = {refusal.reason: refusal for refusal in reversed(fused.refusals)}
+    shown = set(map(id, reasons.values()))
+    text = str(fused).splitlines()[: len(fused.groups)]
+    text += [f"apart  {one}" for one in fused.refusals if id(one) in shown]
+    return fenced("\n".join(text).replace("crossentropyloss", "loss"))
+
+
+def step_segments() -> str:
+    text = program_text(step_scheduled().planned.program)
+    return fenced(text[text.index("segment 0") :])
+
+
+def step_kernel() -> str:
+    """The convolution's weight gradient: a row of pixels, and the end of a tile."""
+    kernels = step_scheduled().planned.program.kernels
+    kernel = next(k for k in kernels if "conv2d_weight_grad" in k.name)
+    lines = kernel_text(kernel).splitlines()
+    loops = [i for i, line in enumerate(lines) if " for " in line]
+    end = next(i for i, line in enumerate(lines) if i > loops[-1] and "yield" in line)
+    stored = next(
+        i for i, line in enumerate(lines) if "out2[" in line and "= %" in line
+    )
+    parts = [
+        [f"kernel {kernel.name}{lines[0]}", "  …"],
+        lines[loops[-1] : loops[-1] + 6],
+        ["          …"],
+        lines[end - 1 : end + 1],
+        ["  …"],
+        lines[stored - 2 : stored + 1],
+        ["    …"],
+        lines[-3:],
+    ]
+    return fenced("\n".join(line for part in parts for line in part))
 
 
 def signature(function: Any) -> str:
@@ -170,6 +248,11 @@ GENERATED: dict[str, Callable[[], str]] = {
     "segments": segments,
     "program": kernel_excerpt,
     "llvm": llvm_excerpt,
+    "step_loss": lambda: fenced(nodes_only(str(step_plan().traced.graph))),
+    "step_graph": lambda: fenced(nodes_only(str(step_plan().graph))),
+    "step_groups": step_groups,
+    "step_segments": step_segments,
+    "step_kernel": step_kernel,
     "shape_error": shape_error,
     "op": lambda: fenced(inspect.getdoc(Op) or ""),
     "layers": layers,

@@ -17,6 +17,7 @@ from jitseq.codegen.llvm.compiler import Library, compile_object
 from jitseq.codegen.llvm.host import host_target
 from jitseq.codegen.llvm.render import render
 from jitseq.codegen.reference import run as interpret
+from jitseq.ir.compute import Reduction, WindowGradient, WindowIndex
 from jitseq.ir.graph import Node, Value
 from jitseq.ir.kernel_builder import KernelBuilder
 from jitseq.ir.layout import Layout, channels_last, planar, row_major
@@ -24,8 +25,14 @@ from jitseq.ir.op import get_op
 from jitseq.ir.program import Argument, Call, Kernel, Program, Segment
 from jitseq.ir.target import Target
 from jitseq.ir.types import BATCH, TensorType
-from jitseq.passes.fusion_group import Group
+from jitseq.passes.fusion_group import Group, compute_of
 from jitseq.passes.lower.operands import Operands
+from jitseq.passes.lower.pointwise import lower_movement, lower_pointwise
+from jitseq.passes.lower.reduction import lower_reduction
+from jitseq.passes.lower.window_gradient import (
+    lower_window_gradient,
+    lower_window_index,
+)
 from jitseq.runtime.executable import RUN
 
 GUARD = 64
@@ -36,6 +43,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "native": host_target,
     "two lanes": lambda: replace(host_target(), vector_bytes=8, registers=16),
 }
+VARIANTS = (("float32", "native"), ("float64", "two lanes"))
 Halo = tuple[int, int, int, int]
 Emit = Callable[[Operands], None]
 
@@ -112,7 +120,8 @@ class KernelRun:
         """The output as an array; its memory holds ``start`` before, if given."""
         program = self.program(block)
         results = []
-        for run in (lambda *args: interpret(program, *args), self._compiled(program)):
+        native = compiled(program, self.target)
+        for run in (lambda *args: interpret(program, *args), native):
             memories = [self.memory(value, images, arrays) for value in self.values]
             written = memories[self.values.index(self.output)]
             inside = self.inside(self.output, written, images)
@@ -128,11 +137,6 @@ class KernelRun:
         else:
             np.testing.assert_array_equal(first, second)
         return second
-
-    def _compiled(
-        self, program: Program
-    ) -> Callable[[Sequence[np.ndarray], int], None]:
-        return compiled(program, self.target)
 
     def memory(
         self, value: Value, images: int, arrays: Mapping[Value, np.ndarray]
@@ -177,3 +181,39 @@ class KernelRun:
 
 def _outside(dtype: np.dtype) -> float:
     return np.nan if dtype.kind == "f" else 255
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float32") -> np.ndarray:
+    return np.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def wide(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [a.astype("float64") if a.dtype.kind == "f" else a for a in arrays]
+
+
+def lower(group: Group, target: Target) -> Emit:
+    """What emits the group's kernel, called as `lower_group` does."""
+    if group.anchor is None:
+        return lambda operands: lower_pointwise(group, operands, target)
+    record = compute_of(group.anchor)
+    if isinstance(record, Reduction):
+        return lambda operands: lower_reduction(group, record, operands, target)
+    if isinstance(record, WindowIndex):
+        return lambda operands: lower_window_index(group, record, operands, target)
+    if isinstance(record, WindowGradient):
+        return lambda operands: lower_window_gradient(group, record, operands, target)
+    return lambda operands: lower_movement(group, operands, target)
+
+
+def run(
+    group: Group,
+    layouts: dict[Value, Layout],
+    arrays: dict[Value, np.ndarray],
+    machine: str = "native",
+    start: float | None = None,
+) -> np.ndarray:
+    """In blocks of two images, so that the last one is smaller."""
+    batches = [len(a) for value, a in arrays.items() if value.type.has_batch]
+    target = TARGETS[machine]()
+    kernel = KernelRun(group, layouts, target, lower(group, target))
+    return kernel(arrays, max(batches, default=1), 2 if batches else 1, start)

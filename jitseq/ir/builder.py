@@ -18,7 +18,7 @@ from jitseq.errors import TraceError
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import get_op
 from jitseq.ir.types import TensorType
-from jitseq.ir.variable import Variable
+from jitseq.ir.variable import Constant, Variable
 
 Source = Callable[[], np.ndarray]
 """Computes what a feed holds, anew for each call."""
@@ -101,7 +101,7 @@ class Builder:
 
     def constant(self, array: np.ndarray) -> Value:
         """An array that the traced function closes over, copied now."""
-        return self.param(Variable(array))
+        return self.param(Constant(array))
 
     def emit(self, op: str, inputs: Iterable[Value], **attrs: Any) -> Value:
         """Append a node with one output and return it."""

@@ -11,11 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from jitseq.errors import UnsupportedError
 from jitseq.ir.graph import Node, Value
-from jitseq.ir.types import TensorType
 
 Infer = Callable[..., Any]
 """Types in, attributes -> the output's type; a tuple for an op of several outputs."""

@@ -82,4 +82,5 @@ def uniform_at(key: np.ndarray, index: np.ndarray, dtype: Any) -> np.ndarray:
     h = mix(index)
     h ^= second
     bits = mix(h) >> np.uint32(32 - RANDOM_BITS)
-    return np.multiply(bits, 2.0**-RANDOM_BITS, dtype=dtype)
+    numbers: np.ndarray = np.multiply(bits, 2.0**-RANDOM_BITS, dtype=dtype)
+    return numbers

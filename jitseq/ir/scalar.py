@@ -6,6 +6,7 @@ masks, which only `where` takes. `maximum` and `minimum` propagate NaN.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,3 +129,35 @@ def _erf_block(x: np.ndarray) -> np.ndarray:
     np.subtract(1, tail, out=tail)
     result: np.ndarray = _where(size < 1, near, np.copysign(tail, x))
     return result
+
+
+class _Number:
+    """Stands for any number in `uses_functions`."""
+
+    def _same(self, *others: Any) -> _Number:
+        return self
+
+    __add__ = __sub__ = __mul__ = __truediv__ = _same
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __neg__ = _same
+
+
+class _Recorder:
+    """A namespace that only remembers what was called."""
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.called.add(name)
+        return lambda *operands: _Number()
+
+
+TRANSCENDENTAL = frozenset(("exp", "expm1", "log", "log1p", "tanh", "erf"))
+"""Functions that take about twenty instructions a vector."""
+
+
+def uses_functions(expr: Callable[..., Any], count: int, attrs: Any) -> bool:
+    """Whether an expression of ``count`` inputs evaluates a transcendental function."""
+    recorder = _Recorder()
+    expr(recorder, *(_Number() for _ in range(count)), **attrs)
+    return not TRANSCENDENTAL.isdisjoint(recorder.called)

@@ -10,7 +10,7 @@ caller wants in logical order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jitseq.ir.compute import (
     Contraction,
@@ -24,14 +24,12 @@ from jitseq.ir.graph import Node, Value
 from jitseq.ir.layout import (
     Layout,
     channels_last,
-    coalesce,
     element_count,
     planar,
     reshape_layout,
     row_major,
 )
 from jitseq.ir.target import Target
-from jitseq.ir.types import TensorType
 from jitseq.passes.fusion_group import (
     FusedGraph,
     Group,
@@ -39,14 +37,19 @@ from jitseq.passes.fusion_group import (
     is_depthwise,
     is_linear,
 )
-from jitseq.passes.lower.problem import static_phase
-from jitseq.passes.lower.weight_gradient import (
-    weight_gradient_halo,
-    weight_gradient_layout,
+from jitseq.passes.layout_rules import (
+    NO_HALO,
+    Halo,
+    covers,
+    dense_like,
+    has_channels_last,
+    is_image,
+    is_last,
+    is_simple,
+    needed_halo,
+    padded_rows,
 )
-
-Halo = tuple[int, int, int, int]
-NO_HALO: Halo = (0, 0, 0, 0)
+from jitseq.passes.lower.weight_gradient import weight_gradient_layout
 
 
 @dataclass(frozen=True)
@@ -69,46 +72,6 @@ class LaidOut:
 def lay_out(fused: FusedGraph, target: Target) -> LaidOut:
     """Assign layouts in execution order."""
     return _LayoutPass(fused, target).run()
-
-
-def needed_halo(node: Node) -> Halo:
-    """Rows and columns of zeros that a convolution reads around its input."""
-    record = compute_of(node)
-    if isinstance(record, WeightGradient):
-        return weight_gradient_halo(record)
-    if not isinstance(record, Contraction) or is_linear(record):
-        return NO_HALO
-    height, width = record.in_size
-    halo = [0, 0, 0, 0]
-    for phase in record.phases:
-        if not is_depthwise(record) and static_phase(phase, record.in_size):
-            continue
-        last = tuple(s * (c - 1) for s, c in zip(phase.stride, phase.count))
-        for tap in phase.taps:
-            reach = (-tap.dy, last[0] + tap.dy - height + 1,
-                     -tap.dx, last[1] + tap.dx - width + 1)  # fmt: skip
-            halo = [max(a, b) for a, b in zip(halo, reach)]
-    return (halo[0], halo[1], halo[2], halo[3])
-
-
-def _covers(halo: Halo, needed: Halo) -> bool:
-    return all(a >= b for a, b in zip(halo, needed))
-
-
-def _simple(layout: Layout) -> bool:
-    return all(layout.is_simple(dim) for dim in range(layout.ndim))
-
-
-def _is_image(type: TensorType) -> bool:
-    return type.ndim == 4
-
-
-def _has_channels_last(type: TensorType, layout: Layout) -> bool:
-    """Whether vectors of channels can be loaded."""
-    channels, height, width = type.shape[1:]
-    return _simple(layout) and (
-        layout.stride(1) == 1 or channels == 1 or (height == 1 and width == 1)
-    )
 
 
 class _LayoutPass:
@@ -158,11 +121,9 @@ class _LayoutPass:
         self.layouts[group.output] = self._natural(group)
         self.made.add(group.output)
         for node in group.companions:
-            plain = row_major(node.output.type)
-            is_image = _is_image(node.output.type)
-            self.layouts[node.output] = (
-                channels_last(node.output.type, NO_HALO) if is_image else plain
-            )
+            type = node.output.type
+            layout = channels_last(type, NO_HALO) if is_image(type) else row_major(type)
+            self.layouts[node.output] = layout
 
     @staticmethod
     def _is_update(group: Group) -> bool:
@@ -230,7 +191,7 @@ class _LayoutPass:
         """What a pointwise chain needs of an operand that is not its anchor."""
         if group.anchor is not None:
             if (
-                _is_image(value.type)
+                is_image(value.type)
                 and value.type.shape[1:] == group.output.type.shape[1:]
             ):
                 return lambda value: self._image(value, NO_HALO, any_order=False)
@@ -241,7 +202,7 @@ class _LayoutPass:
         same = [[f[0] for f in dim] for dim in here.dims] == [
             [f[0] for f in dim] for dim in there.dims
         ]
-        return (lambda value: value) if same or _simple(here) else self._simple_copy
+        return (lambda value: value) if same or is_simple(here) else self._simple_copy
 
     def _rows(self, value: Value) -> Value:
         layout = self.layouts[value]
@@ -250,18 +211,18 @@ class _LayoutPass:
         return self._copy(value, "rows", NO_HALO, row_major(value.type))
 
     def _simple_copy(self, value: Value) -> Value:
-        if _simple(self.layouts[value]):
+        if is_simple(self.layouts[value]):
             return value
         return self._copy(value, "rows", NO_HALO, row_major(value.type))
 
     def _image(self, value: Value, halo: Halo, any_order: bool) -> Value:
         layout = self.layouts[value]
-        good_order = any_order or _has_channels_last(value.type, layout)
-        if _simple(layout) and good_order and _covers(layout.halo, halo):
+        good_order = any_order or has_channels_last(value.type, layout)
+        if is_simple(layout) and good_order and covers(layout.halo, halo):
             return value
         halo = tuple(map(max, halo, self.halos.get(value, NO_HALO)))  # type: ignore[assignment]
         is_planar = (
-            _simple(layout) and layout.stride(3) == 1 and value.type.shape[1] != 1
+            is_simple(layout) and layout.stride(3) == 1 and value.type.shape[1] != 1
         )
         if any_order and is_planar:
             return self._copy(value, "planar", halo, planar(value.type, halo))
@@ -296,7 +257,11 @@ class _LayoutPass:
         if isinstance(record, images) and not rows:
             return self._image_or_result(value, halo, returned)
         if isinstance(record, Contraction):
-            return row_major(value.type) if returned else _padded(row_major(value.type))
+            return (
+                row_major(value.type)
+                if returned
+                else padded_rows(row_major(value.type))
+            )
         return self._like_inputs(group, halo, returned)
 
     def _image_or_result(self, value: Value, halo: Halo, returned: bool) -> Layout:
@@ -308,12 +273,12 @@ class _LayoutPass:
     def _like_inputs(self, group: Group, halo: Halo, returned: bool) -> Layout:
         """Pointwise, reductions and movements keep the order of what they read."""
         value = group.output
-        if _is_image(value.type):
+        if is_image(value.type):
             images = [
                 v for v in group.external_inputs
-                if _is_image(v.type) and v not in self.packed
+                if is_image(v.type) and v not in self.packed
             ]  # fmt: skip
-            rows = all(not _is_last(v.type, self.layouts[v]) for v in images)
+            rows = all(not is_last(v.type, self.layouts[v]) for v in images)
             if rows and (returned or not any(halo)):
                 return row_major(value.type)
             return self._image_or_result(value, halo, returned)
@@ -321,7 +286,7 @@ class _LayoutPass:
         pointwise = group.anchor is None
         if first is None or not pointwise or returned:
             return row_major(value.type)
-        return _dense_like(self.layouts[first])
+        return dense_like(self.layouts[first])
 
     def _first_full(self, group: Group) -> Value | None:
         shape = group.output.type.shape
@@ -362,48 +327,6 @@ class _LayoutPass:
             self.layouts[copy] = row_major(value.type)
             results.append(copy)
         return tuple(results)
-
-
-def _is_last(type: TensorType, layout: Layout) -> bool:
-    if not _simple(layout) or any(layout.halo):
-        return True
-    return not layout.contiguous
-
-
-def _padded(layout: Layout) -> Layout:
-    """Rows whose distance is a multiple of 4 KiB share cache sets: move them apart."""
-    ((extent, stride),) = layout.dims[0]
-    if layout.ndim != 2 or extent == 1 or stride % 1024:
-        return layout
-    size = (layout.size // stride) * (stride + 16)
-    return replace(layout, dims=(((extent, stride + 16),), layout.dims[1]), size=size)
-
-
-def _dense_like(layout: Layout) -> Layout:
-    """The same order of factors without gaps."""
-    flat = [
-        (d, k, extent)
-        for d, factors in enumerate(layout.dims)
-        for k, (extent, _) in enumerate(factors)
-    ]
-    order = sorted(
-        flat,
-        key=lambda item: (
-            layout.dims[item[0]][item[1]][1] if item[2] is not None else 1 << 62
-        ),
-    )
-    strides: dict[tuple[int, int], int] = {}
-    step = 1
-    for d, k, extent in order:
-        strides[(d, k)] = step
-        step *= extent or 1
-    dims = tuple(
-        tuple((extent, strides[(d, k)]) for k, (extent, _) in enumerate(factors))
-        for d, factors in enumerate(layout.dims)
-    )
-    return Layout(
-        tuple(coalesce(dim) if len(dim) > 1 else dim for dim in dims), 0, step
-    )
 
 
 def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:

@@ -2,8 +2,8 @@
 
 Values that live inside one segment share an arena whose size depends on the block;
 values that cross segments get a buffer for the whole batch; what has no batch gets
-memory of its own, and sums over the batch some for each share of it. Arena places are given
-first fit, largest first, so that values whose lives overlap never do.
+memory of its own, and sums over the batch some for each share of it. Arena places are
+given first fit, largest first, so that values whose lives overlap never do.
 """
 
 from __future__ import annotations

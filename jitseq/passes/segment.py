@@ -20,6 +20,10 @@ from jitseq.passes.phases import Phase
 LARGEST_BLOCK = 96
 """Images a block at most: arena memory grows with it, speed does not."""
 
+IMAGES_OF_A_TILE = 8
+"""Linear layers compute 24, 8 or one image at a time: a block of 6 images would take
+six times as long as one of 8."""
+
 FLOPS_PER_WEIGHT_BYTE = 43
 """Work that hides one byte of weights from L3: four times 254 GFLOP/s over 95 GB/s,
 four again so that streaming costs a few percent (measured on Zen 5)."""
@@ -31,6 +35,13 @@ class Range:
 
     least: int
     most: int
+
+    def stretch(self, start: int, stop: int) -> Stretch:
+        """Kernels in the largest block that suits them, in whole tiles of images."""
+        block = self.most
+        if block >= IMAGES_OF_A_TILE * 3 // 4:
+            block = max(1, block // IMAGES_OF_A_TILE) * IMAGES_OF_A_TILE
+        return Stretch(start, stop, block, self.least)
 
 
 @dataclass(frozen=True)
@@ -84,12 +95,11 @@ def segments(
         least = max(open_range.least, suits.least)
         most = min(open_range.most, suits.most)
         if least > most and index > start:
-            found.append(Stretch(start, index, open_range.most, open_range.least))
+            found.append(open_range.stretch(start, index))
             start, least, most = index, suits.least, suits.most
         open_range = Range(least, max(least, most))
     if kernels:
-        last = open_range
-        found.append(Stretch(start, len(kernels), last.most, last.least))
+        found.append(open_range.stretch(start, len(kernels)))
     return tuple(found)
 
 

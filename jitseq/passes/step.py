@@ -94,6 +94,26 @@ def step_graph(
     )
 
 
+def with_updates(graph: Graph, assigned: Sequence[Value]) -> Graph:
+    """Let params take the values of the last outputs, after everything has read them.
+
+    Args:
+        graph: its outputs are results, then as many new values as ``assigned`` has.
+        assigned: params of the types of these values; the graph may not know them.
+    """
+    count = len(graph.outputs) - len(assigned)
+    tail = _Tail(graph)
+    results = [
+        tail.emit("copy", value) if value in assigned else value
+        for value in graph.outputs[:count]
+    ]
+    for param, value in zip(assigned, graph.outputs[count:], strict=True):
+        tail.change(ASSIGN, (param, value))
+    params = tuple(dict.fromkeys((*graph.params, *assigned)))
+    outputs = (*results, *tail.outputs)
+    return replace(graph, params=params, nodes=tuple(tail.nodes), outputs=outputs)
+
+
 class _Tail:
     """Appends nodes to those of a joint graph."""
 
@@ -150,19 +170,25 @@ class Count:
 
 
 def feed_counts(graph: Graph) -> tuple[Graph, tuple[Count, ...]]:
-    """Numbers of elements that depend on the batch size become inputs."""
+    """Numbers of elements become inputs, or constants where the batch size is known."""
     counts: dict[tuple[int, str], Count] = {}
     replaced: dict[Value, Value] = {}
     nodes = []
     for node in graph.nodes:
-        if node.op != "element_count" or not node.inputs[0].type.has_batch:
+        if node.op != "element_count":
             inputs = (replaced.get(value, value) for value in node.inputs)
             nodes.append(node.with_inputs(inputs))
             continue
         factor = _factor(node)
+        if not node.inputs[0].type.has_batch:
+            attrs = {"value": float(factor), "dtype": node.output.type.dtype}
+            nodes.append(replace(node, op="constant", inputs=(), attrs=attrs))
+            continue
         key = (factor, node.output.type.dtype)
         if key not in counts:
-            counts[key] = Count(replace(node.output, name=f"count{len(counts)}"), factor)
+            counts[key] = Count(
+                replace(node.output, name=f"count{len(counts)}"), factor
+            )
         replaced[node.output] = counts[key].value
     found = tuple(counts.values())
     graph = graph.replace(nodes, lambda value: replaced.get(value, value))

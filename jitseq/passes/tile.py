@@ -18,6 +18,10 @@ EPILOGUE_CYCLES = 12.0
 """Cycles around the reduction of a tile, beside 1.5 for each accumulator."""
 
 
+LARGEST_IMAGES = 24
+"""Images of a tile at most: its third, 8, then divides the blocks of a segment."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """``images`` is the largest of the image counts for which code is emitted."""
@@ -50,14 +54,15 @@ def choose_tile(
     vectors: int,
     steps: int,
     pool: tuple[int, int] = (1, 1),
+    most_images: int = LARGEST_IMAGES,
 ) -> Tile:
     """The cheapest tile for an output of ``rows × columns``, ``vectors`` wide.
 
     ``pool`` is the fused pooling window: tiles hold whole windows. ``steps`` is the
-    length of the reduction.
+    length of the reduction. A tile has ``most_images`` at most.
     """
     best, best_cost = None, math.inf
-    for tile in _candidates(target, rows, columns, vectors, pool):
+    for tile in _candidates(target, rows, columns, vectors, pool, most_images):
         cost = _cost(target, tile, rows, columns, vectors, steps)
         if cost < best_cost - 1e-9:
             best, best_cost = tile, cost
@@ -66,7 +71,12 @@ def choose_tile(
 
 
 def _candidates(
-    target: Target, rows: int, columns: int, vectors: int, pool: tuple[int, int]
+    target: Target,
+    rows: int,
+    columns: int,
+    vectors: int,
+    pool: tuple[int, int],
+    most_images: int,
 ) -> list[Tile]:
     pool_rows, pool_columns = pool
     found = []
@@ -79,7 +89,8 @@ def _candidates(
             for across in range(pool_columns, widest + 1, pool_columns):
                 images = 1
                 if height == rows and across == columns:
-                    images = max(1, budget // (width * height * across))
+                    room = budget // (width * height * across)
+                    images = min(max(1, room), most_images)
                 fits = images * height * across * width <= budget
                 if fits or (height, across, width) == (*pool, 1):
                     found.append(Tile(images, height, across, width))

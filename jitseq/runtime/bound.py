@@ -65,7 +65,8 @@ class Bound:
         self._arenas: list[np.ndarray] = []
         self._spare_scratch: _Scratch | None = None
         self._versions: tuple[int, ...] | None = None
-        self._packed: _Packed = _Packed([])
+        self.packed: Packed = Packed([])
+        """Replaced as a whole: who holds it keeps the weights of that time."""
         self._fast: FastCall | None = None
         self._fast_threads = 0
         self.epoch = epoch
@@ -81,7 +82,7 @@ class Bound:
         """
         versions = tuple(v.version for v in self.variables.values())
         if versions != self._versions:
-            self._packed, self._versions = _Packed(self._pack_all()), versions
+            self.packed, self._versions = Packed(self._pack_all()), versions
             self._fast = None
         if self._fast is not None:
             self._fast.set_epoch(epoch)
@@ -151,7 +152,7 @@ class Bound:
             largest = min(largest, one_thread)
         if not batched and any(type.has_batch for type in self.output_types):
             return None
-        epoch, packed = self.epoch, self._packed
+        epoch, packed = self.epoch, self.packed
         scratch = self._new_scratch(largest)
         fast = FastCall.create(
             SignatureSpec(
@@ -184,14 +185,20 @@ class Bound:
         return outputs
 
     def run(
-        self, addresses: Sequence[int], owners: object, n: int, threads: int
+        self,
+        addresses: Sequence[int],
+        owners: object,
+        n: int,
+        threads: int,
+        packed: Packed | None = None,
     ) -> None:
         """Run for ``n`` images on inputs, outputs and variables, in that order.
 
-        ``owners`` keep what is at the addresses alive.
+        ``owners`` keep what is at the addresses alive; ``packed`` is the `packed` of an
+        earlier time, when the present one is not meant.
         """
         grains, shares = self._shares(n, min(threads, n))
-        packed, scratch = self._packed, self._take_scratch(n, shares)
+        packed, scratch = packed or self.packed, self._take_scratch(n, shares)
         context = _context(addresses, packed, scratch)
         if grains is not None:
             memory = (owners, packed, scratch)
@@ -221,7 +228,8 @@ class Bound:
         return grains, most if manifest.sums_bytes else 1
 
     def batch(self, inputs: Sequence[np.ndarray]) -> int:
-        for array, type in zip(inputs, self.input_types, strict=True):
+        """Images in the arrays of the first inputs."""
+        for array, type in zip(inputs, self.input_types):
             if type.has_batch:
                 return len(array)
         return 1
@@ -260,7 +268,7 @@ class Bound:
         ``addresses`` as for `run`.
         """
         cycles = np.zeros(len(code.manifest.kernels), np.int64)
-        packed, scratch = self._packed, self._new_scratch(n)
+        packed, scratch = self.packed, self._new_scratch(n)
         context = _context(addresses, packed, scratch)
         context[-1] = cycles.ctypes.data
         arena = self._take_arena()
@@ -337,7 +345,7 @@ class _Scratch(NamedTuple):
     addresses: list[int]
 
 
-class _Packed:
+class Packed:
     """Packed weights, with their addresses."""
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
@@ -346,7 +354,7 @@ class _Packed:
 
 
 def _context(
-    addresses: Sequence[int], packed: _Packed, scratch: _Scratch
+    addresses: Sequence[int], packed: Packed, scratch: _Scratch
 ) -> np.ndarray:
     """The pointer table of one call; the last entry is for a profile's cycles."""
     places = [*addresses, *packed.addresses, *scratch.addresses, 0]

@@ -20,9 +20,10 @@ from jitseq.config import setting
 from jitseq.errors import JitseqError, UnsupportedError
 from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Graph, Value
-from jitseq.ir.tracer import as_array
-from jitseq.nn.foreign import call_with_tensors, is_torch_tensor, to_array
+from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
 from jitseq.passes.pipeline import OPTIONAL_PASSES
+from jitseq.runtime.arguments import positional, readable_all
+from jitseq.runtime.fed import drawn
 from jitseq.runtime.programs import CacheInfo, Program, Programs
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.threads import checked_threads, get_num_threads
@@ -103,7 +104,7 @@ class Compiled:
             TypeError: the number or the names of the arguments are wrong.
         """
         if named:
-            arrays = _positional(self.target, arrays, named)
+            arrays = positional(self.target, arrays, named)
         fast = self._fast
         if fast is not None:
             result = fast(*arrays)
@@ -120,7 +121,7 @@ class Compiled:
         return self._on_arrays(*arrays)
 
     def _on_arrays(self, *arrays: Any) -> Any:
-        inputs = _inputs(arrays)
+        inputs = readable_all(arrays)
         if self._runs_eagerly() or not all(array.size for array in inputs):
             return self.target(*inputs)  # nothing to compute leaves nothing to compile
         program, threads = self._programs.find(inputs), self.threads
@@ -129,7 +130,7 @@ class Compiled:
             result = fast(*inputs)
             if result is not None:
                 return result
-        outputs = program.bound.call(inputs, threads)
+        outputs, _ = self._programs.run(program, inputs, threads)
         return program.traced.structure.rebuild(outputs)
 
     def _runs_eagerly(self) -> bool:
@@ -140,7 +141,7 @@ class Compiled:
     ) -> Callable[..., Any] | None:
         """Let the native path, if there is one, answer calls of this signature."""
         fast = None
-        if program.traced.structure.is_plain:
+        if program.is_plain and program.traced.structure.is_plain:
             fast = program.bound.fast_call(threads)
         self._fast = None if fast is None else fast.function
         return self._fast
@@ -152,7 +153,7 @@ class Compiled:
         return self
 
     def _for(self, samples: Sequence[Any]) -> Program:
-        return self._programs.find(_inputs(samples))
+        return self._programs.find(readable_all(samples))
 
     def _for_samples(self, samples: Sequence[Any]) -> Program:
         latest = None if samples else self._programs.latest()
@@ -198,15 +199,16 @@ class Compiled:
         """Measured time of each kernel on one thread, beside its FLOP/s and bytes/s."""
         from jitseq.runtime.inspect import profile
 
-        inputs = _inputs(arrays)
-        bound = self._programs.find(inputs).bound
-        n = bound.batch(inputs)
-        arrays = [*inputs, *bound.new_outputs(n)]
-        return profile(bound, arrays, n, selected_target(), self._disabled, repeats)
+        inputs = readable_all(arrays)
+        program = self._programs.find(inputs)
+        feeds = [np.zeros(v.type.shape, v.type.dtype) for v, _ in program.traced.feeds]
+        memory, n = program.code.trial([*inputs, *feeds])
+        target = selected_target()
+        return profile(program.bound, memory, n, target, self._disabled, repeats)
 
     def intermediates(self, *arrays: Any) -> dict[str, np.ndarray]:
         """Every layer's output by path, computed by a program that returns them all."""
-        inputs = _inputs(arrays)
+        inputs = readable_all(arrays)
         if self._runs_eagerly():
             raise UnsupportedError(
                 "intermediates of an eager callable",
@@ -220,8 +222,11 @@ class Compiled:
         outputs: tuple[Value, ...] = tuple(named.values())
         graph = program.traced.graph
         graph = graph.replace(graph.nodes, outputs=outputs)
-        bound, _ = self._programs.bind(graph, program.traced, program.bound.epoch)
-        return dict(zip(named, bound.call(inputs, self.threads), strict=True))
+        epoch, traced = program.bound.epoch, program.traced
+        code = self._programs.bind(graph, traced, epoch, updates=())
+        program.checks(inputs, program.bound.batch(inputs))
+        found = code.run([*inputs, *drawn(traced)], self.threads)
+        return dict(zip(named, found, strict=True))
 
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
@@ -258,27 +263,6 @@ def _found_by_name(compiled: Compiled) -> bool:
     return found is compiled
 
 
-def _positional(
-    target: Callable[..., Any], arrays: Sequence[Any], named: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """All arguments in the order of the target's own parameters.
-
-    Raises:
-        TypeError: they do not fit the signature.
-        UnsupportedError: some can only be given by name.
-    """
-    import inspect
-
-    function = getattr(target, "forward", target)
-    bound = inspect.signature(function).bind(*arrays, **named)
-    if bound.kwargs:
-        raise UnsupportedError(
-            f"keyword-only argument {next(iter(bound.kwargs))!r} of a compiled call",
-            hint="make it positional, or close over its value",
-        )
-    return bound.args
-
-
 def _checked_backend(backend: str) -> str:
     if backend in BACKENDS:
         return backend
@@ -298,19 +282,3 @@ def _checked_passes(names: Sequence[str]) -> frozenset[str]:
             hint=f"one of {', '.join(OPTIONAL_PASSES)}",
         )
     return frozenset(names)
-
-
-def _inputs(arguments: Sequence[Any]) -> list[np.ndarray]:
-    """Arrays that kernels can read; Python numbers take the dtype beside them."""
-    found = [x if type(x) in (int, float) else _readable(x) for x in arguments]
-    dtype = next((x.dtype for x in found if isinstance(x, np.ndarray)), np.float32)
-    return [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in found]
-
-
-def _readable(x: Any) -> np.ndarray:
-    """A C-contiguous, aligned array of native byte order; copied only if it is not."""
-    array = as_array(x) if isinstance(x, np.ndarray) else to_array(x)
-    flags = array.flags
-    if flags.c_contiguous and flags.aligned:
-        return array
-    return np.require(array, requirements=("C", "A"))

@@ -19,7 +19,7 @@ from jitseq.errors import DtypeError, JitseqError, ShapeError
 from jitseq.ir.graph import Value
 from jitseq.ir.interpret import Environment, evaluate
 from jitseq.ir.trace import Structure, Traced, trace
-from jitseq.ir.types import FLOAT_DTYPES, type_of
+from jitseq.ir.types import FLOAT_DTYPES, TensorType, type_of
 from jitseq.ir.variable import Variable
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor, to_array
 from jitseq.passes.autodiff import JointGraph, differentiate
@@ -111,7 +111,7 @@ class _Taped:
         self._count = len(inputs)
         self._structure = traced.structure
         self._results = traced.results
-        self._names = _trained(target, traced)
+        self._names = trained_names(target, traced)
         own = traced.graph.inputs[: self._count]
         wrt = [v for v in own if inputs_too and _is_float(v)]
         wrt += [param for param in traced.graph.params if param.name in self._names]
@@ -169,7 +169,7 @@ def _is_float(value: Value) -> bool:
     return value.type.dtype in FLOAT_DTYPES
 
 
-def _trained(target: Callable[..., Any], traced: Traced) -> dict[str, str]:
+def trained_names(target: Callable[..., Any], traced: Traced) -> dict[str, str]:
     """Names in ``state_dict()`` of the params that require a gradient."""
     own = getattr(inspect.unwrap(target), "named_parameters", None)
     names = {} if own is None else {id(p): name for name, p in own()}
@@ -179,7 +179,7 @@ def _trained(target: Callable[..., Any], traced: Traced) -> dict[str, str]:
     return {name: names.get(id(v), name) for name, v in trained.items()}
 
 
-def _leaves(structure: Structure, cotangent: Any) -> list[np.ndarray]:
+def leaves_of(structure: Structure, cotangent: Any) -> list[np.ndarray]:
     """The arrays of a cotangent that is built as the result is."""
     if structure.kind is None:
         return [to_array(cotangent)]
@@ -197,31 +197,33 @@ def _leaves(structure: Structure, cotangent: Any) -> list[np.ndarray]:
             hint="give one array for each array of the result",
         )
     pairs = zip(structure.parts, parts, strict=True)
-    return [leaf for part, item in pairs for leaf in _leaves(part, item)]
+    return [leaf for part, item in pairs for leaf in leaves_of(part, item)]
 
 
-def _checked(
-    joint: JointGraph, results: Sequence[Value], leaves: Sequence[np.ndarray]
-) -> Environment:
-    """The cotangents in the dtypes of the results that they belong to."""
-    floats = [
-        (value, leaf)
-        for value, leaf in zip(results, leaves, strict=True)
-        if _is_float(value)
-    ]
-    known: Environment = {}
-    for cotangent, (_, leaf) in zip(joint.cotangents, floats, strict=True):
+def checked_cotangents(
+    results: Sequence[TensorType], leaves: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The cotangents of the floating-point results, in their dtypes.
+
+    Args:
+        results: the types of all results of the call.
+        leaves: an array for each of them.
+    """
+    found = []
+    for type, leaf in zip(results, leaves, strict=True):
+        if type.dtype not in FLOAT_DTYPES:
+            continue
         if leaf.dtype.kind not in "biuf":
             raise DtypeError(
                 f"pullback: the cotangent cannot be {leaf.dtype}",
-                facts={"expected": cotangent.type},
+                facts={"expected": type},
                 hint="give real numbers",
             )
-        if leaf.shape != cotangent.type.shape:
+        if leaf.shape != type.shape:
             raise ShapeError(
                 "pullback: the cotangent needs the shape of the result",
-                facts={"got": type_of(leaf), "expected": cotangent.type},
+                facts={"got": type_of(leaf), "expected": type},
                 hint="np.ones_like(out) is the cotangent of out.sum()",
             )
-        known[cotangent] = leaf.astype(cotangent.type.dtype, copy=False)
-    return known
+        found.append(leaf.astype(type.dtype, copy=False))
+    return found

@@ -13,17 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jitseq.ir.ops.norm import require_values_per_channel
 from jitseq.ir.types import type_of
 from jitseq.ir.variable import EPOCH, STRUCTURE, Variable
 from jitseq.runtime.programs import CacheInfo
 from jitseq.runtime.step_program import Planner, StepProgram
-from jitseq.runtime.training_checks import (
-    Trained,
-    check_label_inputs,
-    trace_loss,
-    trained,
-)
+from jitseq.runtime.training_checks import Trained, trace_loss, trained
 
 if TYPE_CHECKING:
     from jitseq.optim.optimizer import Group
@@ -50,10 +44,7 @@ class NativeStep:
     def __call__(self, inputs: Sequence[np.ndarray], updates: bool) -> float:
         """One step, with the update or (for accumulation) without."""
         program = self.find(inputs, updates)
-        traced = program.plan.traced.graph
-        check_label_inputs(traced, inputs)
-        for node in program.statistics:
-            require_values_per_channel(node.inputs[0].type, program.bound.batch(inputs))
+        program.check(inputs, program.bound.batch(inputs))
         share = 1 / self.step.accumulate
         return program.run(inputs, self.step.optimizer, share, self.step.threads)
 

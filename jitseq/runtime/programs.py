@@ -4,7 +4,7 @@ Enters the arrays of a call; leaves the `Program` that answers it, traced and co
 when there is none, its weights packed again when they have changed. Invariant: a
 program is handed out only when the structure and the flags of the modules and the
 versions of the variables are those it was made for. A call that fails leaves programs
-and counts as they were.
+and counts as they were. Programs that change variables run one at a time.
 
 The epoch is read before anything else is looked at: what changes meanwhile moves it
 again, and the next call looks once more.
@@ -14,25 +14,28 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jitseq.codegen.llvm.host import selected_target
 from jitseq.config import logs
-from jitseq.errors import DtypeError, UnsupportedError
-from jitseq.ir.graph import Graph
-from jitseq.ir.op import get_op
+from jitseq.ir.graph import Graph, Value
 from jitseq.ir.text import graph_text
-from jitseq.ir.trace import Traced, trace
-from jitseq.ir.types import FLOAT_DTYPES, TensorType, type_of
-from jitseq.ir.variable import EPOCH, STRUCTURE, ask_again
-from jitseq.passes.pipeline import optimise
+from jitseq.ir.trace import Traced, closed_over, trace
+from jitseq.ir.types import TensorType, type_of
+from jitseq.ir.variable import EPOCH, STRUCTURE, Variable, ask_again
+from jitseq.passes.step import feed_counts, with_updates
 from jitseq.runtime.bound import Bound
-from jitseq.runtime.executable import executable
+from jitseq.runtime.compilable import require_compilable
+from jitseq.runtime.fed import Checks, FedProgram, count_calls, drawn, identity
+from jitseq.runtime.gradient import trained_names
 
 Signature = tuple[Any, ...]
+
+KEPT_PROGRAMS = 4
+"""Programs of one signature that are kept, each for other training flags."""
 
 
 class CacheInfo(NamedTuple):
@@ -52,12 +55,30 @@ class CacheInfo(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A traced signature, with its code bound to variables."""
+    """A traced signature, with its code bound to variables.
+
+    ``names`` are those in ``state_dict()`` of the params that require a gradient;
+    ``joints`` are programs of gradients, by these params.
+    """
 
     traced: Traced
+    names: Mapping[str, str]
     text: str
     structure: int
-    bound: Bound
+    code: FedProgram
+    checks: Checks
+    joints: dict[tuple[str, ...], FedProgram]
+
+    @property
+    def bound(self) -> Bound:
+        return self.code.bound
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a call is nothing but its kernels."""
+        traced = self.traced
+        more = traced.feeds or traced.updates or traced.counted or self.checks
+        return self.code.is_plain and not more
 
 
 class Programs:
@@ -75,9 +96,11 @@ class Programs:
         self._dynamic_batch = dynamic_batch
         self._disabled = disabled
         self._table: dict[Signature, Program] = {}
+        self._kept: dict[Signature, _Kept] = {}
         self._static: set[Signature] = set()
         """Signatures whose programs are each for one batch size."""
         self._lock = threading.RLock()
+        self._changing = threading.RLock()
         self.hits = 0
         self._origins: list[str] = []
         self._reasons: list[str] = []
@@ -122,6 +145,26 @@ class Programs:
             return previous
         return self._trace_again(types, previous)
 
+    # calls
+
+    def run(
+        self, program: Program, inputs: Sequence[np.ndarray], threads: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The results of a call and the feeds that it drew; variables change.
+
+        Raises what `Checks` raises, before anything is computed.
+        """
+        traced = program.traced
+        program.checks(inputs, program.bound.batch(inputs))
+        alone = traced.updates or traced.counted
+        with self._changing if alone else nullcontext():
+            feeds = drawn(traced)
+            try:
+                outputs = program.code.run([*inputs, *feeds], threads)
+            finally:
+                count_calls(traced)
+        return outputs, feeds
+
     # tracing and compiling
 
     def _trace_again(
@@ -130,43 +173,76 @@ class Programs:
         ask_again()  # a compiled callable that the target calls is to be traced, too
         epoch, structure = int(EPOCH[0]), int(STRUCTURE[0])
         traced = trace(self._target, types, self._dynamic_batch)
-        _require_compilable(traced.graph)
-        if traced.feeds or traced.updates:
-            raise UnsupportedError(
-                "a call in training mode runs eagerly only",
-                hint='call model.eval() first, or use backend="eager"',
-            )
-        text = graph_text(traced.graph)
-        same = previous is not None and previous.text == text
-        if previous is not None and same and _same_variables(previous.traced, traced):
-            previous.bound.refresh(epoch)
-            program = previous._replace(structure=structure)
+        self._require(traced)
+        names = trained_names(self._target, traced)
+        text = self._text(traced, names)
+        key = self._key_of(traced, types)
+        kept = self._kept.get(key) or _Kept()
+        modules, flags = _modules(self._target)
+        known = kept.find(text)
+        if known is not None and _same_variables(known.traced, traced):
+            known.bound.refresh(epoch)
+            program = known._replace(traced=traced, names=names, structure=structure)
             self.hits += 1
         else:
             if logs("trace"):
                 print(f"[jitseq trace] {self._name}\n{traced.graph}", file=sys.stderr)
-            bound, origin = self.bind(traced.graph, traced, epoch)
-            program = Program(traced, text, structure, bound)
-            self._count(_reason(types, previous, same), origin)
-        self._remember(types, program)
+            code = self.bind(self._graph(traced, names), traced, epoch)
+            checks = Checks(traced.graph)
+            program = Program(traced, names, text, structure, code, checks, {})
+            self._count(_reason(types, previous, known is not None), code.origin)
+        kept.keep(program, modules, flags)
+        self._kept[key] = kept
+        self._table.pop(key, None)
+        self._table[key] = program
         return program
 
-    def bind(self, graph: Graph, traced: Traced, epoch: int) -> tuple[Bound, str]:
-        """Code for ``graph`` on the variables of ``traced``, and where it was found."""
-        fused = optimise(graph, self._disabled)
-        code, origin = executable(fused, selected_target(), self._disabled)
-        variables = {p.name: traced.variables[p.name] for p in fused.graph.params}
-        outputs = [value.type for value in graph.outputs]
-        return Bound(fused, code, variables, outputs, epoch), origin
-
-    def _remember(self, types: Sequence[TensorType], program: Program) -> None:
+    def _key_of(self, traced: Traced, types: Sequence[TensorType]) -> Signature:
+        """Where the program of a trace belongs."""
         signature = self._signature(types)
-        if program.traced.static_reason is None:
+        if traced.static_reason is None:
             self._static.discard(signature)
-            self._table[signature] = program
-        else:
-            self._static.add(signature)
-            self._table[tuple(types)] = program
+            return signature
+        self._static.add(signature)
+        return tuple(types)
+
+    def _require(self, traced: Traced) -> None:
+        """Raise `JitseqError` for what layers let through but kernels do not."""
+        require_compilable(traced)
+
+    def _text(self, traced: Traced, names: Mapping[str, str]) -> str:
+        """Equal for traces that have the same program."""
+        return graph_text(traced.graph)
+
+    def _graph(self, traced: Traced, names: Mapping[str, str]) -> Graph:
+        """Results, then the new values of updated variables."""
+        return traced.graph
+
+    def bind(
+        self,
+        graph: Graph,
+        traced: Traced,
+        epoch: int,
+        updates: Sequence[tuple[Variable, Value]] | None = None,
+    ) -> FedProgram:
+        """Code for ``graph`` on the variables of ``traced``.
+
+        The last outputs are new values for the variables in ``updates``, those of
+        the trace when None.
+        """
+        given = len(graph.inputs)
+        variables = dict(traced.variables)
+        params = {id(variables[p.name]): p for p in traced.graph.params}
+        assigned = []
+        for variable, _ in traced.updates if updates is None else updates:
+            if id(variable) not in params:
+                name = f"updated#{len(variables)}"
+                type = TensorType(variable.dtype.name, variable.shape)
+                params[id(variable)] = Value(type, name)
+                variables[name] = variable
+            assigned.append(params[id(variable)])
+        graph, counts = feed_counts(with_updates(graph, assigned))
+        return FedProgram(graph, given, counts, variables, self._disabled, epoch)
 
     # counts
 
@@ -188,9 +264,47 @@ class Programs:
 
     def after_fork(self) -> None:
         """In a forked child: other threads are gone, whatever they were doing."""
-        self._lock = threading.RLock()
+        self._lock, self._changing = threading.RLock(), threading.RLock()
         for program in self._table.values():
             program.bound.drop_fast()
+
+
+class _Kept:
+    """Programs of one signature, by the training flags of the same modules."""
+
+    def __init__(self) -> None:
+        self._modules: Any = None
+        self._programs: dict[tuple[bool, ...], Program] = {}
+
+    def find(self, text: str) -> Program | None:
+        return next((p for p in self._programs.values() if p.text == text), None)
+
+    def keep(self, program: Program, modules: Any, flags: tuple[bool, ...]) -> None:
+        """Remember it instead of those that other modules or parameters had."""
+        if modules != self._modules:
+            self._programs.clear()
+        others = [f for f, p in self._programs.items() if p.text == program.text]
+        for known in (*others, flags):
+            self._programs.pop(known, None)
+        self._programs[flags] = program
+        self._modules = modules
+        while len(self._programs) > KEPT_PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+
+
+def _modules(target: Any) -> tuple[Any, tuple[bool, ...]]:
+    """Paths and classes of the modules of a target, and their training flags."""
+    roots = {"": target}
+    if not hasattr(target, "named_modules"):
+        roots = closed_over(target)
+    found = [
+        (f"{root} {path}", module)
+        for root, value in roots.items()
+        if hasattr(value, "named_modules")
+        for path, module in value.named_modules()
+    ]
+    classes = tuple((path, type(module)) for path, module in found)
+    return classes, tuple(bool(module.training) for _, module in found)
 
 
 def _without_batch(type: TensorType, batch: int) -> Signature:
@@ -198,39 +312,15 @@ def _without_batch(type: TensorType, batch: int) -> Signature:
     return type.dtype, type.ndim, follows, type.shape[1:] if follows else type.shape
 
 
-def _require_compilable(graph: Graph) -> None:
-    """Raise `JitseqError` for what layers let through but kernels do not compute."""
-    for node in graph.nodes:
-        if not get_op(node.op).lowered:
-            raise UnsupportedError(
-                f"{node.op} runs eagerly only",
-                facts={"layer": node.path} if node.path else {},
-                hint="compiled training comes in a later release: until then call the "
-                'function itself, or compile it with backend="eager"',
-            )
-    for value in graph.values():
-        if 0 in value.type.inner_shape:
-            raise UnsupportedError(
-                "a compiled program with a value of no elements",
-                facts={"value": value.type},
-                hint='only the batch may have size 0; use backend="eager"',
-            )
-    for what, values in (("input", graph.inputs), ("result", graph.outputs)):
-        for value in values:
-            if value.type.dtype not in FLOAT_DTYPES:
-                raise DtypeError(
-                    f"compiled programs take and give float32 and float64, "
-                    f"got {value.type.dtype}",
-                    facts={what: value.type},
-                    hint="convert it, for example x.astype(np.float32), or leave this "
-                    "part eager",
-                )
-
-
 def _same_variables(a: Traced, b: Traced) -> bool:
+    """Whether equal graphs read and update the same variables."""
     if a.variables.keys() != b.variables.keys():
         return False
-    return all(variable is b.variables[name] for name, variable in a.variables.items())
+    pairs = zip(a.updates, b.updates, strict=True)
+    return all(x is y for (x, _), (y, _) in pairs) and all(
+        identity(variable) == identity(b.variables[name])
+        for name, variable in a.variables.items()
+    )
 
 
 def _reason(types: Sequence[TensorType], previous: Program | None, same: bool) -> str:

@@ -7,7 +7,6 @@ used it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,17 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jitseq.codegen.llvm.host import selected_target
-from jitseq.ir.graph import Graph, Node, Value
+from jitseq.ir.graph import Graph, Value
 from jitseq.ir.ops.update import GATHER_IN, register_update
 from jitseq.ir.text import graph_text
 from jitseq.ir.trace import Traced
 from jitseq.ir.types import TensorType
-from jitseq.ir.variable import EPOCH, Variable, mark_all_changed
+from jitseq.ir.variable import EPOCH, Variable
 from jitseq.optim.optimizer import Group, Optimizer
-from jitseq.passes.pipeline import optimise
+from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.step import Change, Count, feed_counts, step_graph
 from jitseq.runtime.bound import Bound
-from jitseq.runtime.executable import Executable, executable
+from jitseq.runtime.fed import Checks, FedProgram, count_calls, drawn, identity
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.training_checks import Trained, require_trained
 
@@ -60,8 +59,8 @@ class Plan:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for plans whose program would be the same."""
-        variables = (id(self.variables[param.name]) for param in self.graph.params)
-        return (graph_text(self.graph), *variables)
+        variables = (self.variables[param.name] for param in self.graph.params)
+        return (graph_text(self.graph), *map(identity, variables))
 
 
 class Planner:
@@ -175,66 +174,66 @@ class Planner:
 
 
 class StepProgram:
-    """A compiled plan and the memory of what it is fed."""
+    """A compiled plan."""
 
     def __init__(self, plan: Plan, disabled: frozenset[str]) -> None:
         self.plan = plan
-        fused = optimise(plan.graph, disabled)
-        self.fused = fused
-        self.code: Executable
-        self.code, self.origin = executable(fused, selected_target(), disabled)
-        changed = set(fused.changed.values())
-        static = {
-            p.name: plan.variables[p.name]
-            for p in fused.graph.params
-            if p not in changed
-        }
-        loss = fused.graph.outputs[0].type
-        self.bound = Bound(fused, self.code, static, [loss], int(EPOCH[0]))
-        self.variables = [
-            plan.variables[name] for name in self.code.manifest.variables
-        ]
-        self._pinned: list[tuple[Variable, np.ndarray, int]] = []
-        self.loss = np.zeros(loss.shape, loss.dtype)
-        self._fed = [np.zeros(v.type.shape, v.type.dtype) for v in self._host_inputs()]
-        self._last: list[Any] = [None] * len(self._fed)
+        given = len(plan.traced.graph.inputs)
+        self.code = FedProgram(
+            plan.graph, given, plan.counts, plan.variables, disabled, int(EPOCH[0])
+        )
+        self.check = Checks(plan.traced.graph)
+        """What a step asks before it runs: of its inputs and their number."""
 
     @property
-    def statistics(self) -> list[Node]:
-        """Layers that need more than one value a channel."""
-        nodes = self.plan.traced.graph.nodes
-        return [node for node in nodes if node.op == "batch_norm_train"]
+    def bound(self) -> Bound:
+        return self.code.bound
+
+    @property
+    def fused(self) -> FusedGraph:
+        return self.code.fused
+
+    @property
+    def origin(self) -> str:
+        """Where the code was found: "memory", "disk" or "compiled"."""
+        return self.code.origin
 
     def report(self) -> Report:
         """How the step was compiled."""
-        notes = ()
+        notes: tuple[str, ...] = ()
         reason = self.plan.traced.static_reason
         if reason:
             notes = (f"compiled for this batch size: {reason}",)
+        code = self.bound.code
         return Report(
-            self.code.manifest.kernels,
+            code.manifest.kernels,
             self.fused.refusals,
-            self.code.manifest.arena_bytes,
-            self.code.compile_seconds,
-            self.code.origin,
+            code.manifest.arena_bytes,
+            code.compile_seconds,
+            code.origin,
             selected_target().cpu,
             notes,
         )
 
     def profile(
-        self, inputs: Sequence[np.ndarray], disabled: frozenset[str], repeats: int | None
+        self,
+        inputs: Sequence[np.ndarray],
+        disabled: frozenset[str],
+        repeats: int | None,
     ) -> Profile:
         """Time each kernel on copies of all that the step changes."""
         from jitseq.runtime.inspect import profile
 
-        arrays, n = self.arrays(inputs), self.bound.batch(inputs)
+        fed = (value.type for value, _ in self.plan.traced.feeds)
+        feeds = [np.zeros(type.shape, type.dtype) for type in fed]
+        numbers = {
+            value: [0.0] * value.type.inner_shape[0]
+            for value in (self.plan.share, *(one.value for one in self.plan.numbers))
+            if value is not None
+        }
+        arrays, n = self.code.trial([*inputs, *feeds], numbers)
         target = selected_target()
         return profile(self.bound, arrays, n, target, disabled, repeats)
-
-    def _host_inputs(self) -> list[Value]:
-        """Inputs behind the call's own and the feeds, in the graph's order."""
-        first = len(self.plan.traced.graph.inputs)
-        return list(self.fused.graph.inputs[first:])
 
     def is_current(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer's state is still held by the arrays of this program."""
@@ -252,51 +251,26 @@ class StepProgram:
         threads: int,
     ) -> float:  # fmt: skip
         """One step; returns the loss."""
-        traced = self.plan.traced
-        n = self.bound.batch(inputs)
-        self._write_numbers(optimizer, n, share)
-        feeds = [source() for _, source in traced.feeds]
-        arrays = [*inputs, *feeds, *self._fed, self.loss]
-        addresses = [array.ctypes.data for array in inputs]
-        addresses += [array.ctypes.data for array in feeds]
-        addresses += self._addresses()
+        numbers = self._numbers(optimizer, share)
+        given = [*inputs, *drawn(self.plan.traced)]
         try:
-            self.bound.run(addresses, arrays, n, threads)
+            (loss,) = self.code.run(given, threads, numbers)
         finally:
             self._commit(optimizer)
-        return float(self.loss)
+        return float(loss.item())
 
-    def arrays(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Everything that the program reads and writes, copied: for a trial run."""
-        feeds = [np.zeros(v.type.shape, v.type.dtype) for v, _ in self.plan.traced.feeds]
-        changing = [*self._fed, self.loss, *(v.numpy() for v in self.variables)]
-        return [*inputs, *feeds, *(array.copy() for array in changing)]
-
-    def _addresses(self) -> list[int]:
-        """Of host inputs, the loss and the variables; looked up when they moved."""
-        if any(v._array is not array for v, array, _ in self._pinned):
-            self._pinned = []
-        if not self._pinned:
-            self._pinned = [(v, v._array, v._array.ctypes.data) for v in self.variables]
-            self._own = [a.ctypes.data for a in (*self._fed, self.loss)]
-        return [*self._own, *(address for _, _, address in self._pinned)]
-
-    def _write_numbers(self, optimizer: Optimizer, n: int, share: float) -> None:
-        by_value: dict[Value, Any] = {c.value: c.factor * n for c in self.plan.counts}
+    def _numbers(self, optimizer: Optimizer, share: float) -> dict[Value, Any]:
+        """What the host computes for this step."""
+        found: dict[Value, Any] = {}
         if self.plan.share is not None:
-            by_value[self.plan.share] = share
+            found[self.plan.share] = share
         for value, group, parameters in self.plan.numbers:
             state = optimizer.state.get(parameters[0], {})
-            by_value[value] = optimizer.numbers(group, state)
-        for k, value in enumerate(self._host_inputs()):
-            if by_value[value] != self._last[k]:
-                self._fed[k][...] = by_value[value]
-                self._last[k] = by_value[value]
+            found[value] = optimizer.numbers(group, state)
+        return found
 
     def _commit(self, optimizer: Optimizer) -> None:
-        """Versions of what changed, new state, counts."""
-        mark_all_changed(self.variables)
-        self.bound.epoch = int(EPOCH[0])
+        """New state, counts."""
         for variable, arrays in self.plan.states.items():
             state = optimizer.state.get(variable)
             if state is None:
@@ -306,5 +280,4 @@ class StepProgram:
             state.update(arrays)
             if optimizer.counts_steps:
                 state["step"] = state.get("step", 0) + 1
-        for counter, by in Counter(self.plan.traced.counted).items():
-            counter.assign(counter.numpy() + by)
+        count_calls(self.plan.traced)

@@ -185,20 +185,30 @@ def require_trained(wrt: Sequence[Value]) -> None:
         )
 
 
-def check_label_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> None:
-    """Raise `RangeError` for class labels out of range.
+def label_inputs(graph: Graph) -> tuple[tuple[int, dict[str, int]], ...]:
+    """Inputs that reach a `labels` node as they are or in another shape.
 
-    Looks at every input of ``graph`` that reaches a `labels` node as it is or in
-    another shape. ``inputs`` are the arrays of the first ``len(inputs)`` inputs.
+    Each by its position, with the keywords of `check_labels`.
     """
-    arrays = dict(zip(graph.inputs, inputs))
+    positions = {value: i for i, value in enumerate(graph.inputs)}
     producers = graph.producers()
+    found = []
     for node in graph.nodes:
         if node.op != "labels":
             continue
         source: Value = node.inputs[0]
         while source in producers and producers[source].op in SAME_ELEMENTS:
             source = producers[source].inputs[0]
-        if source in arrays:
+        if source in positions:
             limits = {key: node.attrs[key] for key in ("classes", "ignore_index")}
-            check_labels(arrays[source], **limits)
+            found.append((positions[source], limits))
+    return tuple(found)
+
+
+def check_label_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> None:
+    """Raise `RangeError` for class labels out of range.
+
+    ``inputs`` are the arrays of the first ``len(inputs)`` inputs.
+    """
+    for position, limits in label_inputs(graph):
+        check_labels(inputs[position], **limits)

@@ -1,4 +1,8 @@
-"""Every lowered op with each of its examples, and seeded inputs for them."""
+"""Every lowered op with each of its examples, and seeded inputs for them.
+
+`CASES` are the ops of one result. `UPDATES`, which change variables in place, have
+several results and are known to the optimizers too.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ import numpy as np
 import pytest
 
 import jitseq.ir.ops  # noqa: F401  (registers every family)
+from jitseq.ir.compute import Update
 from jitseq.ir.op import REGISTRY, Example, Op
 from jitseq.ir.types import BATCH, TensorType
 
-CASES = [
+LOWERED = [
     pytest.param(op, example, id=f"{op.name}-{index}")
     for op in REGISTRY.values()
     if op.lowered
     for index, example in enumerate(op.examples)
 ]
+UPDATES = [case for case in LOWERED if isinstance(case.values[0].compute, Update)]
+CASES = [case for case in LOWERED if case not in UPDATES]
 CONTRACTIONS = ("conv2d", "conv_transpose2d", "linear")
 
 
@@ -26,8 +33,7 @@ def inputs_of(op: Op, example: Example, dtype: str = "float64") -> list[np.ndarr
     arrays = []
     for position, shape in enumerate(example.shapes):
         if position in example.below:
-            bound = example.below[position]
-            kind = np.uint8 if bound <= 256 else np.uint32
+            bound, kind = example.below[position], index_dtype(example, position)
             arrays.append(rng.integers(bound, size=shape, dtype=kind))
             continue
         if example.low is None:
@@ -38,8 +44,16 @@ def inputs_of(op: Op, example: Example, dtype: str = "float64") -> list[np.ndarr
     return arrays
 
 
+def index_dtype(example: Example, position: int) -> str:
+    """Of an input that is a number below a bound."""
+    return "uint8" if example.below[position] <= 256 else "uint32"
+
+
 def types_of(example: Example, dtype: str = "float32") -> list[TensorType]:
-    return [TensorType(dtype, shape) for shape in example.shapes]
+    return [
+        TensorType(index_dtype(example, i) if i in example.below else dtype, shape)
+        for i, shape in enumerate(example.shapes)
+    ]
 
 
 def batched(op: Op, example: Example, extent: object) -> list[TensorType] | None:
@@ -47,14 +61,17 @@ def batched(op: Op, example: Example, extent: object) -> list[TensorType] | None
     if op.name == "constant" or not example.shapes[0]:
         return None
     weights = op.name in (*CONTRACTIONS, "batch_norm")
-    same = example.shapes[0][0]
+    first = example.shapes[op.name == "random_uniform"]  # behind the key
     types = []
     for index, type in enumerate(types_of(example)):
-        is_batched = type.ndim == len(example.shapes[0]) and type.shape[0] == same
+        is_batched = type.ndim == len(first) and type.shape[0] == first[0]
         if is_batched and not (weights and index):
             type = type.with_shape((extent, *type.shape[1:]))
         types.append(type)
     return types
 
 
-__all__ = ["BATCH", "CASES", "CONTRACTIONS", "batched", "inputs_of", "types_of"]
+__all__ = [
+    "BATCH", "CASES", "CONTRACTIONS", "UPDATES", "batched", "index_dtype", "inputs_of",
+    "types_of",
+]  # fmt: skip

@@ -7,10 +7,25 @@ import warnings
 import compute_interpreter as interpreter
 import numpy as np
 import pytest
-from op_cases import BATCH, CASES, CONTRACTIONS, batched, inputs_of, types_of
+from op_cases import (
+    BATCH,
+    CASES,
+    CONTRACTIONS,
+    UPDATES,
+    batched,
+    inputs_of,
+    types_of,
+)
 
 from jitseq.errors import NeedsStaticBatch
-from jitseq.ir.compute import Contraction, Movement, Pointwise, Reduction, Window
+from jitseq.ir.compute import (
+    Contraction,
+    Movement,
+    Pointwise,
+    Reduction,
+    Uniform,
+    Window,
+)
 from jitseq.ir.op import REGISTRY
 from jitseq.ir.scalar import BITWISE_SELECT_SIZE, ERF_BLOCK, NumpyScalars
 from jitseq.ir.types import TensorType, type_of
@@ -50,6 +65,20 @@ def test_inferred_type_is_the_reference_type(op, example, dtype) -> None:
     assert type_of(result) == inferred
     for x, copy in zip(inputs, before):
         np.testing.assert_array_equal(x, copy, "the reference wrote into an input")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op, example", UPDATES)
+def test_updates_keep_types_and_inputs(op, example, dtype) -> None:
+    """The parameter and each state array leave as they came; numbers do not."""
+    inputs = inputs_of(op, example, dtype)
+    before = [x.copy() for x in inputs]
+    types = op.infer(*types_of(example, dtype), **example.attrs)
+    results = op.reference(*inputs, **example.attrs)
+    assert [type_of(result) for result in results] == list(types)
+    assert types == (type_of(inputs[0]),) * (1 + op.compute.states)
+    for x, copy in zip(inputs, before):
+        np.testing.assert_array_equal(x, copy)
 
 
 @pytest.mark.parametrize("op, example", DYNAMIC)
@@ -93,7 +122,23 @@ def test_compute_record_means_the_reference(op, example) -> None:
     if isinstance(record, Movement):
         assert record.kind == op.name
         return
+    if isinstance(record, Uniform):
+        np.testing.assert_array_equal(hashes(inputs[0], expected.size), expected.ravel())
+        return
     np.testing.assert_allclose(evaluate(record, inputs), expected, 1e-10, 1e-12)
+
+
+def hashes(key: np.ndarray, count: int) -> np.ndarray:
+    """``(mix(mix(i + key[0]) ^ key[1]) >> 8) / 2**24`` in whole numbers."""
+
+    def mix(h: int) -> int:
+        h = (h ^ h >> 16) * 0x7FEB352D % 2**32
+        h = (h ^ h >> 15) * 0x846CA68B % 2**32
+        return h ^ h >> 16
+
+    first, second = map(int, key)
+    found = (mix(mix((i + first) % 2**32) ^ second) for i in range(count))
+    return np.array([(h >> 8) / 2**24 for h in found])
 
 
 def evaluate(record: object, inputs: list[np.ndarray]) -> np.ndarray:

@@ -91,7 +91,10 @@ def torch_op(name: str) -> Any:
     return getattr(torch, name)
 
 
-@pytest.mark.parametrize("op, example", CASES)
+SHARED = [case for case in CASES if case.values[0].name != "random_uniform"]
+
+
+@pytest.mark.parametrize("op, example", SHARED)
 def test_matches_torch_in_float64(op, example) -> None:
     inputs = inputs_of(op, example)
     result = op.reference(*inputs, **example.attrs)

@@ -12,7 +12,7 @@ from benchmarks.zoo import ZOO
 from jitseq import nn
 from jitseq.ir.program_text import program_text
 from jitseq.nn import functional as F
-from jitseq.passes.layout import needed_halo
+from jitseq.passes.layout_rules import needed_halo
 from jitseq.passes.memory import Life, assign_offsets
 from jitseq.passes.pipeline import Scheduled, optimise, schedule
 from jitseq.passes.segment import segments

@@ -21,6 +21,14 @@ from jitseq.optim import OptimizerError, lr_scheduler
 COUNT = 50
 
 
+@pytest.fixture(autouse=True, params=["eager", "cpu"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs on both backends."""
+    monkeypatch.setenv("JITSEQ_BACKEND", request.param)
+    name: str = request.param
+    return name
+
+
 def classifier() -> nn.Sequential:
     js.manual_seed(5)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -41,7 +49,6 @@ def train(model: Any = None, **options: Any) -> js.History:
         "epochs": 3,
         "batch_size": 16,
         "progress": False,
-        "backend": "eager",
     }
     arguments |= options
     if "optimizer" not in arguments:
@@ -69,10 +76,8 @@ def test_it_is_the_loop_over_shuffled_batches() -> None:
     """The same steps written out, ragged last batch included."""
     x, y = samples()
     model, twin = classifier(), classifier()
-    step = js.train_step(
-        twin, nn.CrossEntropyLoss(), optim.Adam(twin.parameters(), 0.02),
-        backend="eager",
-    )  # fmt: skip
+    optimizer = optim.Adam(twin.parameters(), 0.02)
+    step = js.train_step(twin, nn.CrossEntropyLoss(), optimizer)
     rng = np.random.default_rng(7)
     means = []
     for _ in range(2):

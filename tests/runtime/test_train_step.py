@@ -26,6 +26,14 @@ from jitseq.runtime.training_checks import check_label_inputs, composed
 STEPS = 4
 
 
+@pytest.fixture(autouse=True, params=["eager", "cpu"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs on both backends."""
+    monkeypatch.setenv("JITSEQ_BACKEND", request.param)
+    name: str = request.param
+    return name
+
+
 def classifier() -> nn.Sequential:
     js.manual_seed(5)
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
@@ -37,9 +45,7 @@ def samples(rng: Any, count: int = 7) -> tuple[np.ndarray, np.ndarray]:
 
 def step_of(model: Any, **options: Any) -> js.TrainStep:
     optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return js.train_step(
-        model, nn.CrossEntropyLoss(), optimizer, backend="eager", **options
-    )
+    return js.train_step(model, nn.CrossEntropyLoss(), optimizer, **options)
 
 
 def everything(step: js.TrainStep) -> list[np.ndarray]:
@@ -81,7 +87,6 @@ def test_steps_are_pytorchs(
         model,
         nn.CrossEntropyLoss(),
         OPTIMIZERS[name](optim, model.parameters()),
-        backend="eager",
         accumulate=accumulate,
         clip_norm=clip_norm,
     )
@@ -152,7 +157,7 @@ def test_several_inputs_and_functions(rng: Any) -> None:
         return left(a) + right(b)
 
     optimizer = optim.Adam([*left.parameters(), *right.parameters()], 0.1)
-    step = js.train_step(model, nn.MSELoss(), optimizer, backend="eager")
+    step = js.train_step(model, nn.MSELoss(), optimizer)
     a, b = rng.normal(size=(8, 4)), rng.normal(size=(8, 2))
     y = a[:, :1] - b[:, 1:]
     losses = [step(a, b, y) for _ in range(60)]
@@ -269,7 +274,7 @@ def test_a_failed_update_changes_no_buffer(
     rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
-    step = step_of(model)
+    step = step_of(model, backend="eager")
     x, y = samples(rng)
     step(x, y)
     before = everything(step)
@@ -309,11 +314,8 @@ def test_bad_options(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     model = classifier()
-    arguments = {"backend": "eager"} | options
     with pytest.raises(error, match=message):
-        js.train_step(
-            model, nn.CrossEntropyLoss(), optim.SGD(model.parameters()), **arguments
-        )
+        step_of(model, **options)
 
 
 def test_parts_of_pytorch_are_refused_with_a_hint() -> None:

@@ -18,8 +18,8 @@ from jitseq.codegen.llvm.types import (
     number,
     splat_text,
 )
-from jitseq.ir.random import MIX, RANDOM_BITS
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Loop, Reg, Type
+from jitseq.ir.random import MIX, RANDOM_BITS
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer

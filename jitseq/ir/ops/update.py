@@ -66,7 +66,7 @@ def register_update(
 
 def changed_in_place(graph: Graph) -> dict[Value, Value]:
     """The outputs of updates, and the params whose memory they take."""
-    changed = {}
+    changed: dict[Value, Value] = {}
     for node in graph.nodes:
         record = REGISTRY[node.op].compute if node.op in REGISTRY else None
         if isinstance(record, Update):

@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from jitseq.ir.program import Affine, Type, affine
+from jitseq.ir.program import ELEMENT_BYTES, Affine, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.operands import Operands, Pack
 from jitseq.passes.lower.problem import MANY_TAPS, Problem, static_phase
 from jitseq.passes.lower.register_tile import Channels, RegisterTile
-from jitseq.passes.tile import Tile, choose_tile, image_counts
+from jitseq.passes.tile import LARGEST_IMAGES, Tile, choose_tile, image_counts
+
+ALIASING_BYTES = 4096
+ALIASED_IMAGES = 12
+"""Images whose distance is a multiple of 4 KiB share the ways of one cache set: more
+than these push each other out (2048 → 10 features, 64 images: 50 to 22 µs)."""
 
 IMAGES_OUTERMOST_BYTES = 128 << 10
 """Weights up to this size stay in cache while images pass by, one after the other."""
@@ -57,6 +62,8 @@ class ContractionEmitter:
         rows, columns = self.p.phase.count
         ph, pw = self.group.pool_window
         steps = max(1, len(self.taps)) * self.p.group_inputs
+        distance = self.p.source.image * ELEMENT_BYTES[self.source.element]
+        aliased = distance % ALIASING_BYTES == 0
         return choose_tile(
             self.machine,
             rows // ph * ph,
@@ -64,6 +71,7 @@ class ContractionEmitter:
             self.vectors,
             steps,
             (ph, pw),
+            ALIASED_IMAGES if aliased else LARGEST_IMAGES,
         )
 
     @property

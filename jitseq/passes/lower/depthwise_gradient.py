@@ -20,9 +20,8 @@ from jitseq.passes.lower.operands import Operands
 from jitseq.passes.lower.problem import image_count
 from jitseq.passes.lower.product_loops import BLOCK, CHAIN, pixel_blocks
 
-NEIGHBOURS = 4
-"""Pixels that share loads of x: a 3 × 3 kernel then has 22 loads for 36 products. Half
-as many where there are 16 registers, one of which is the mask of the last channels."""
+NEIGHBOURS = 2
+"""Pixels that share loads of x: a 3 × 3 kernel then has 14 loads for 18 products."""
 
 
 class DepthwiseGradientEmitter:
@@ -48,9 +47,8 @@ class DepthwiseGradientEmitter:
         self.channels = record.out_channels
         self.lanes = target.lanes(self.out.element)
         self.type = Type(self.out.element, self.lanes)
-        many = target.registers >= 32
-        self.neighbours = NEIGHBOURS if many else NEIGHBOURS // 2
-        free = target.registers - self.neighbours - (3 if many else 4)
+        # the others: cotangents, x, their total, a mask, one between the loops
+        free = target.registers - NEIGHBOURS - 5
         taps = self.phase.taps
         self.groups = [taps[i : i + free] for i in range(0, len(taps), free)] or [()]
         self.blocks = pixel_blocks(self.phase.count, CHAIN)
@@ -115,9 +113,8 @@ class DepthwiseGradientEmitter:
 
                 return body
 
-            step = self.neighbours
-            whole = columns // step * step
-            sums = self.b.fold("x", 0, whole, step, sums, pixels(step))
+            whole = columns // NEIGHBOURS * NEIGHBOURS
+            sums = self.b.fold("x", 0, whole, NEIGHBOURS, sums, pixels(NEIGHBOURS))
             return self.b.fold("x", whole, columns, 1, sums, pixels(1))
 
         sums = self.b.fold(

@@ -7,15 +7,14 @@ before anything is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jitseq.ir.compute import Tap
-from jitseq.ir.kernel_builder import Vector, VectorScalars
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Buffer, Reg, affine
 from jitseq.passes.lower.operands import Position, apply_chain, store_at
 from jitseq.passes.lower.problem import reads
+from jitseq.passes.lower.window_tile import pooled, window_index
 from jitseq.passes.tile import Tile
 
 if TYPE_CHECKING:
@@ -314,7 +313,6 @@ class RegisterTile:
     def _pool(self, regs: Registers) -> None:
         """Combine the windows of the tile; the first pixel of each stores."""
         ph, pw = self.o.group.pool_window
-        op = "maximum" if self.o.group.pool_kind == "max" else "add"
         place = {pixel: k for k, pixel in enumerate(self.pixels)}
         for n, r, c in self.pixels:
             if r % ph or c % pw:
@@ -324,28 +322,9 @@ class RegisterTile:
                 items = [regs[(k, v)] for k in window]
                 for node in self.o.group.companions:
                     at = self._position((n, r, c), v, self.o.group.pool_window)
-                    store_at(self.o.operands, node.output, self._index(items), at)
-                self._store((n, r, c), v, self._combine(op, items))
-
-    def _combine(self, op: str, items: Sequence[Reg]) -> Reg:
-        total = items[0]
-        for item in items[1:]:
-            total = self.b.binary(op, total, item)
-        if op == "maximum":
-            return total
-        scale = self.b.const(1.0 / self.o.group.pool_divisor, self.o.type)
-        return self.b.binary("mul", total, scale)
-
-    def _index(self, items: Sequence[Reg]) -> Reg:
-        """Which item is the first maximum, or the last NaN."""
-        m = VectorScalars(self.b, items[0].type)
-        best, index = Vector(m, items[0]), m.vector(0.0)
-        for k, item in enumerate(items[1:], start=1):
-            value = Vector(m, item)
-            index = m.where(m.gt(value, best), float(k), index)
-            index = m.where(m.isnan(value), float(k), index)
-            best = m.maximum(best, value)
-        return index.reg
+                    index = window_index(self.b, items)
+                    store_at(self.o.operands, node.output, index, at)
+                self._store((n, r, c), v, pooled(self.b, self.o.group, items))
 
     def _store(self, pixel: tuple[int, int, int], v: int, reg: Reg) -> None:
         group = self.o.group

@@ -1,0 +1,53 @@
+"""The arguments of a compiled call, as arrays that kernels can read.
+
+Whatever the caller gave enters; arrays in the order of the target's parameters leave.
+Invariant: an array that is contiguous, aligned and of native byte order is not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jitseq.errors import UnsupportedError
+from jitseq.ir.tracer import as_array
+from jitseq.nn.foreign import to_array
+
+
+def positional(
+    target: Callable[..., Any], arrays: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """All arguments in the order of the target's own parameters.
+
+    Raises:
+        TypeError: they do not fit the signature.
+        UnsupportedError: some can only be given by name.
+    """
+    import inspect
+
+    function = getattr(target, "forward", target)
+    bound = inspect.signature(function).bind(*arrays, **named)
+    if bound.kwargs:
+        raise UnsupportedError(
+            f"keyword-only argument {next(iter(bound.kwargs))!r} of a compiled call",
+            hint="make it positional, or close over its value",
+        )
+    return bound.args
+
+
+def readable_all(arguments: Sequence[Any]) -> list[np.ndarray]:
+    """Arrays that kernels can read; Python numbers take the dtype beside them."""
+    found = [x if type(x) in (int, float) else _readable(x) for x in arguments]
+    dtype = next((x.dtype for x in found if isinstance(x, np.ndarray)), np.float32)
+    return [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in found]
+
+
+def _readable(x: Any) -> np.ndarray:
+    """A C-contiguous, aligned array of native byte order; copied only if it is not."""
+    array = as_array(x) if isinstance(x, np.ndarray) else to_array(x)
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    return np.require(array, requirements=("C", "A"))
