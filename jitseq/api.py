@@ -14,8 +14,8 @@ import numpy as np
 
 from jitseq.errors import JitseqError, UnsupportedError
 from jitseq.optim.optimizer import Optimizer
+from jitseq.runtime import compiled_gradient, gradient
 from jitseq.runtime import fit as fitting
-from jitseq.runtime import gradient
 from jitseq.runtime.compiled import Compiled
 from jitseq.runtime.following import CompiledFollowing
 from jitseq.runtime.history import History
@@ -95,14 +95,28 @@ def trace(target: Target, *samples: Any, **options: Any) -> Compiled:
 
 
 def vjp(target: Target, *arrays: Any) -> tuple[Any, gradient.Pullback]:
-    """The result for ``arrays`` and a pullback; see `jitseq.runtime.gradient.vjp`."""
+    """The result for ``arrays`` and a pullback; see `jitseq.runtime.gradient.vjp`.
+
+    Of a compiled target it is `Compiled.vjp`.
+    """
+    if isinstance(target, Compiled):
+        return target.vjp(*arrays)
     return gradient.vjp(_differentiable(target), *arrays)
 
 
 def value_and_grad(
-    target: Target, loss: Callable[[Any, Any], Any]
+    target: Target, loss: Callable[[Any, Any], Any], *, backend: str | None = None
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
-    """Loss and gradients; see `jitseq.runtime.gradient.value_and_grad`."""
+    """Loss and gradients; see `jitseq.runtime.gradient.value_and_grad`.
+
+    ``backend`` is ``"cpu"`` for one compiled program or ``"eager"``; when None, that of
+    a compiled target, and otherwise ``"eager"``.
+    """
+    if backend is not None:
+        known = target.options if isinstance(target, Compiled) else {}
+        target = jit(target, **{**known, "backend": backend})
+    if isinstance(target, Compiled):
+        return compiled_gradient.value_and_grad(target, loss)
     return gradient.value_and_grad(_differentiable(target), loss)
 
 

@@ -249,7 +249,14 @@ LANES: dict[str, Callable[..., Any]] = {
     "reduce_add": lambda instr, a: a.sum(),
     "reduce_maximum": lambda instr, a: a.max(),
     "transpose": lambda instr, *rows: np.stack(rows, axis=1),
+    "sum_lanes": _sum_lanes,
 }
+
+
+def _sum_lanes(instr: Instr, *rows: np.ndarray) -> np.ndarray:
+    sums = np.zeros(instr.results[0].type.lanes, rows[0].dtype)
+    sums[: len(rows)] = [row.sum() for row in rows]
+    return sums
 
 
 def _scalar_function(name: str) -> Callable[..., Any]:

@@ -130,6 +130,10 @@ class KernelBuilder:
         self._bodies[-1].append(Instr("transpose", results, tuple(rows), None))
         return results
 
+    def sum_lanes(self, rows: Sequence[Reg]) -> Reg:
+        """The sum of each row's lanes, in one register; at most as many rows as lanes."""
+        return self.emit("sum_lanes", rows[0].type, *rows)
+
     # indices
 
     def table(self, values: Sequence[int], index: Index) -> Affine:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class Pack:
              ``[group][tile][taps][channels][tile width]`` with ``taps_outer``
     rows     ``[group][output][tap][channels padded to whole vectors]``
     channels ``[tap][channel padded to whole vectors]`` (depthwise)
+    runs     ``[ky][channels][kx · output, padded to whole vectors]``, and one vector
+             of zeros, so that a whole vector can be read at any element
 
     ``axes`` are those of `ir.compute.Contraction.weight_axes`; ``widths`` counts the
     vectors of each tile; ``taps`` are (ky, kx); ``channels`` are the loops over input
@@ -90,6 +92,10 @@ def packed_size(pack: Pack, shape: tuple[int, ...]) -> int:
     steps = pack.groups * len(pack.taps)
     if pack.kind == "rows":
         return steps * weight.outputs * _whole(weight.inputs, pack.lanes)
+    if pack.kind == "runs":
+        columns = run_columns(pack)
+        run = _whole(columns * weight.outputs, pack.lanes)
+        return steps // columns * weight.inputs * run + pack.lanes
     assert pack.kind == "weights", pack.kind
     return steps * weight.inputs * sum(pack.widths) * pack.lanes
 
@@ -101,7 +107,8 @@ def pack_pieces(pack: Pack, shape: tuple[int, ...]) -> tuple[Piece, ...]:
         pack: the order that the kernel wants.
         shape: of the parameter: ``[C]`` for lanes, ``[O, I/groups, KH, KW]``,
             ``[I, O/groups, KH, KW]``, ``[O, I]`` or ``[I, O]`` for weights and rows
-            as ``pack.axes`` says, ``[C, 1, KH, KW]`` for channels; any for raw.
+            as ``pack.axes`` says, ``[C, 1, KH, KW]`` for channels; any for raw. The
+            taps of runs are a grid, kx in steps of one.
     """
     pieces = _PIECES[pack.kind](pack, shape)
     return tuple(piece for piece in pieces if piece.size)
@@ -264,10 +271,29 @@ def _channels(pack: Pack, shape: tuple[int, ...]) -> Sequence[Piece]:
     ]
 
 
+def run_columns(pack: Pack) -> int:
+    """Taps of one kernel row."""
+    return sum(1 for ky, _ in pack.taps if ky == pack.taps[0][0])
+
+
+def _runs(pack: Pack, shape: tuple[int, ...]) -> Sequence[Piece]:
+    weight = _weight(pack, shape)
+    columns, outputs = run_columns(pack), weight.outputs
+    run = _whole(columns * outputs, pack.lanes)
+    channels = _channel_dims(pack.channels, weight.input, run)
+    inner = ((columns, 1, outputs), (outputs, weight.output, 1))
+    rows = replace(pack, taps=pack.taps[::columns])
+    return [
+        Piece((*taps, *channels, *inner), source, packed)
+        for taps, source, packed in _tap_pieces(rows, weight.row, weight.inputs * run)
+    ]
+
+
 _PIECES = {
     "raw": _raw,
     "lanes": _lanes,
     "weights": _weights,
     "rows": _rows,
     "channels": _channels,
+    "runs": _runs,
 }

@@ -114,6 +114,7 @@ class Instr:
     prefetch(pointer, index): a hint without effect on values.
     table(index): ``extra`` is a tuple of integers. imin, imax, round_down: i64.
     transpose(rows): lane j of row i goes to lane i of result j.
+    sum_lanes(rows): lane i is the sum of row i's lanes, zero behind the last row.
     Others are arithmetic on lanes, with the names of `jitseq.ir.scalar`.
     """
 

@@ -82,20 +82,33 @@ class _Fuser:
             reason = self._reason(group, node, value)
             if reason is None and joined is None:
                 joined = group
-                continue
-            reason = reason or f"already fused with {joined.ops[-1]}"  # type: ignore[union-attr]
-            producer = group.nodes[-1]
-            self.refusals.append(Refusal(_label(producer), _label(node), reason))
+            elif reason is None and joined is not None and _is_pointwise(group, node):
+                del self.groups[group.output]
+                joined = self._merge(joined, group)
+            else:
+                reason = reason or f"already fused with {joined.ops[-1]}"  # type: ignore[union-attr]
+                producer = group.nodes[-1]
+                self.refusals.append(Refusal(_label(producer), _label(node), reason))
+        consumer = compute_of(node)
         if joined is None:
-            pointwise = isinstance(compute_of(node), Pointwise)
+            pointwise = isinstance(consumer, Pointwise)
             self.groups[node.outputs[0]] = (
                 Group(None, (node,)) if pointwise else Group(node)
             )
             return
-        del self.groups[joined.output]
-        pointwise = isinstance(compute_of(node), Pointwise)
-        grown = joined.extended(node) if pointwise else joined.pooled(node)
+        self.groups.pop(joined.output, None)
+        if isinstance(consumer, Pointwise):
+            grown = joined.extended(node)
+        elif isinstance(consumer, Reduction):
+            grown = joined.summed(node)
+        else:
+            grown = joined.pooled(node)
         self.groups[node.output] = grown
+
+    def _merge(self, joined: Group, other: Group) -> Group:
+        """Both groups as one, which ends in both values until a node joins them."""
+        self.groups.pop(joined.output, None)
+        return joined.merged(other)
 
     def _accompanies(self, node: Node) -> bool:
         """Whether a kernel that has the node's operand in registers takes it along.
@@ -144,12 +157,34 @@ class _Fuser:
         if isinstance(consumer, Contraction):
             return f"{node.op} reads each element more than once"
         if isinstance(consumer, Reduction):
-            return f"{node.op} needs whole rows"
+            return _sum_reason(group, node)
         if isinstance(consumer, Update):
             return f"{node.op} changes variables in place"
         if isinstance(consumer, WeightGradient | WindowIndex | WindowGradient):
             return f"{node.op} reads each element more than once"
         return f"{node.op} only moves elements"
+
+
+def _is_pointwise(group: Group, node: Node) -> bool:
+    """Whether both are pointwise only: then another group can absorb the first."""
+    return group.anchor is None and isinstance(compute_of(node), Pointwise)
+
+
+def _sum_reason(group: Group, node: Node) -> str | None:
+    """Why a sum cannot compute its operand; None for sums over channels' elements."""
+    x = node.inputs[0].type
+    if node.op != "channel_sum" or group.anchor is not None:
+        return f"{node.op} needs whole rows"
+    channels = x.ndim in (2, 4) and node.attrs["axis"] % x.ndim == 1
+    if not (x.has_batch and channels and x.shape[1] > 1):
+        return f"{node.op} does not run along channels"
+    small = (1, x.shape[1], *(1,) * (x.ndim - 2))
+    for value in group.external_inputs:
+        shape = (1,) * (x.ndim - value.type.ndim) + value.type.shape
+        fits = value.type == x or all(a in (1, b) for a, b in zip(shape, small))
+        if not fits:
+            return f"an operand of type {value.type} has no value for each channel"
+    return None
 
 
 def _few_channels(record: Contraction) -> bool:

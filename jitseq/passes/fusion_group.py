@@ -39,8 +39,9 @@ def generated_values(graph: Graph) -> dict[Value, Value]:
 class Group:
     """Nodes in order: anchor, ``inner`` pointwise, ``pool``, ``outer`` pointwise.
 
-    ``companions`` share what the kernel has in registers and have outputs of their own:
-    the index of a maximum's window, the bias gradient beside a weight gradient.
+    ``prologue`` are pointwise nodes that make what a sum reads. ``companions`` share
+    what the kernel has in registers and have outputs of their own: the index of a
+    maximum's window, the bias gradient beside a weight gradient.
     """
 
     anchor: Node | None
@@ -48,13 +49,14 @@ class Group:
     pool: Node | None = None
     outer: tuple[Node, ...] = ()
     companions: tuple[Node, ...] = ()
+    prologue: tuple[Node, ...] = ()
 
     @property
     def chain(self) -> tuple[Node, ...]:
         """The nodes that lead to the group's main output."""
         anchor = (self.anchor,) if self.anchor else ()
         pool = (self.pool,) if self.pool else ()
-        return (*anchor, *self.inner, *pool, *self.outer)
+        return (*self.prologue, *anchor, *self.inner, *pool, *self.outer)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -138,6 +140,16 @@ class Group:
 
     def pooled(self, node: Node) -> Group:
         return replace(self, pool=node)
+
+    def summed(self, node: Node) -> Group:
+        """A purely pointwise group with a sum at its end."""
+        return Group(node, prologue=self.inner)
+
+    def merged(self, other: Group) -> Group:
+        """With the nodes of a purely pointwise group before its next node."""
+        if self.pool is None:
+            return replace(self, inner=(*self.inner, *other.inner))
+        return replace(self, outer=(*self.outer, *other.inner))
 
     def accompanied(self, node: Node) -> Group:
         """With a companion."""

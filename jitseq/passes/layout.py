@@ -43,6 +43,7 @@ from jitseq.passes.layout_rules import (
     covers,
     dense_like,
     has_channels_last,
+    has_channels_last_rows,
     is_image,
     is_last,
     is_simple,
@@ -154,6 +155,8 @@ class _LayoutPass:
             need: Callable[[Value], Value]
             if weight or once or isinstance(record, Update):
                 need = self._row_major
+            elif group.prologue:
+                need = self._summed_need(group, value)
             elif value in main and record is not None:
                 need = self._anchor_need(record, group, value)
             else:
@@ -203,6 +206,17 @@ class _LayoutPass:
             [f[0] for f in dim] for dim in there.dims
         ]
         return (lambda value: value) if same or is_simple(here) else self._simple_copy
+
+    def _summed_need(self, group: Group, value: Value) -> Callable[[Value], Value]:
+        """Operands of a sum lie alike, channels innermost."""
+        type = group.anchor.inputs[0].type  # type: ignore[union-attr]
+        if value.type != type:
+            return self._row_major
+        full = [v for v in group.external_inputs if v.type == type]
+        channels = [has_channels_last_rows(type, self.layouts[v]) for v in full]
+        alike = all(channels) and len({self.layouts[v].dims for v in full}) == 1
+        plain = channels_last(type, NO_HALO) if is_image(type) else row_major(type)
+        return lambda v: v if alike else self._copy(v, "channels_last", NO_HALO, plain)
 
     def _rows(self, value: Value) -> Value:
         layout = self.layouts[value]
@@ -339,4 +353,5 @@ def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:
         node(group.pool) if group.pool else None,
         tuple(map(node, group.outer)),
         tuple(map(node, group.companions)),
+        tuple(map(node, group.prologue)),
     )

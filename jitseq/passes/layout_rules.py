@@ -60,6 +60,11 @@ def has_channels_last(type: TensorType, layout: Layout) -> bool:
     )
 
 
+def has_channels_last_rows(type: TensorType, layout: Layout) -> bool:
+    """Whether axis 1 of images or rows is contiguous."""
+    return is_simple(layout) and layout.stride(1) == 1
+
+
 def is_last(type: TensorType, layout: Layout) -> bool:
     if not is_simple(layout) or any(layout.halo):
         return True

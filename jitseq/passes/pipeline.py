@@ -18,6 +18,7 @@ from jitseq.ir.verify import verify
 from jitseq.passes.fold_batchnorm import decompose_batchnorm, fold_batchnorm
 from jitseq.passes.fuse import fuse
 from jitseq.passes.fusion_group import FusedGraph
+from jitseq.passes.rematerialise import rematerialise
 from jitseq.passes.simplify import drop_dead, simplify
 from jitseq.passes.static_values import static_values
 
@@ -34,9 +35,12 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("fold_batchnorm", fold_batchnorm),
     ("decompose_batchnorm", decompose_batchnorm),
     ("simplify", simplify),
+    ("rematerialise", rematerialise),
 )
 
-OPTIONAL_PASSES = ("fold_batchnorm", "simplify", "fuse", "segment", "reuse_memory")
+OPTIONAL_PASSES = (
+    "fold_batchnorm", "simplify", "rematerialise", "fuse", "segment", "reuse_memory"
+)  # fmt: skip
 
 
 def optimise(graph: Graph, disabled: frozenset[str] = frozenset()) -> FusedGraph:

@@ -176,8 +176,8 @@ def feed_counts(graph: Graph) -> tuple[Graph, tuple[Count, ...]]:
     nodes = []
     for node in graph.nodes:
         if node.op != "element_count":
-            inputs = (replaced.get(value, value) for value in node.inputs)
-            nodes.append(node.with_inputs(inputs))
+            given = (replaced.get(value, value) for value in node.inputs)
+            nodes.append(node.with_inputs(given))
             continue
         factor = _factor(node)
         if not node.inputs[0].type.has_batch:

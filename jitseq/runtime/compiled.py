@@ -22,8 +22,10 @@ from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Graph, Value
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
 from jitseq.passes.pipeline import OPTIONAL_PASSES
+from jitseq.runtime import compiled_gradient, gradient
 from jitseq.runtime.arguments import positional, readable_all
 from jitseq.runtime.fed import drawn
+from jitseq.runtime.gradient import Pullback
 from jitseq.runtime.programs import CacheInfo, Program, Programs
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.threads import checked_threads, get_num_threads
@@ -57,7 +59,7 @@ class Compiled:
         self.backend = _checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
         if threads is not None:
             threads = checked_threads(threads, "jit(threads=…)")
-        self._options = {
+        self.options: dict[str, Any] = {
             "backend": self.backend,
             "threads": threads,
             "dynamic_batch": dynamic_batch,
@@ -80,7 +82,7 @@ class Compiled:
     def __reduce__(self) -> Any:
         if _found_by_name(self):
             return self.__qualname__
-        return _rebuild, (self.target, self._options)
+        return _rebuild, (self.target, self.options)
 
     @property
     def threads(self) -> int:
@@ -122,7 +124,7 @@ class Compiled:
 
     def _on_arrays(self, *arrays: Any) -> Any:
         inputs = readable_all(arrays)
-        if self._runs_eagerly() or not all(array.size for array in inputs):
+        if self.runs_eagerly() or not all(array.size for array in inputs):
             return self.target(*inputs)  # nothing to compute leaves nothing to compile
         program, threads = self._programs.find(inputs), self.threads
         fast = self._remember_fast(program, threads)
@@ -133,8 +135,26 @@ class Compiled:
         outputs, _ = self._programs.run(program, inputs, threads)
         return program.traced.structure.rebuild(outputs)
 
-    def _runs_eagerly(self) -> bool:
+    def runs_eagerly(self) -> bool:
+        """Whether calls, now, are those of the target itself."""
         return self.backend == "eager" or setting("JITSEQ_DISABLE") == "1"
+
+    def vjp(self, *arrays: Any) -> tuple[Any, Pullback]:
+        """The result, and a pullback that is one compiled program.
+
+        Arguments, results and errors are those of `jitseq.vjp`. The pullback computes
+        the forward values again, with the parameters and the random numbers of this
+        call; it may be called any number of times, from several threads too.
+        """
+        if any(map(is_torch_tensor, arrays)):
+            found: tuple[Any, Pullback] = call_with_tensors(self.vjp, arrays, {})
+            return found
+        if active_builder() is not None or self.runs_eagerly():
+            return gradient.vjp(self.target, *arrays)
+        inputs = readable_all(arrays)
+        if not all(array.size for array in inputs):
+            return gradient.vjp(self.target, *inputs)
+        return compiled_gradient.vjp(self._programs, inputs, self.threads)
 
     def _remember_fast(
         self, program: Program, threads: int
@@ -148,7 +168,7 @@ class Compiled:
 
     def prepare(self, *samples: Any) -> Compiled:
         """Compile for the types of ``samples`` without running; returns itself."""
-        if not self._runs_eagerly():
+        if not self.runs_eagerly():
             self._remember_fast(self._for(samples), self.threads)
         return self
 
@@ -209,7 +229,7 @@ class Compiled:
     def intermediates(self, *arrays: Any) -> dict[str, np.ndarray]:
         """Every layer's output by path, computed by a program that returns them all."""
         inputs = readable_all(arrays)
-        if self._runs_eagerly():
+        if self.runs_eagerly():
             raise UnsupportedError(
                 "intermediates of an eager callable",
                 hint='compile it with backend="cpu"',

@@ -14,6 +14,7 @@ import numpy as np
 
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
 from jitseq.runtime.compiled import Compiled
+from jitseq.runtime.gradient import Pullback
 from jitseq.runtime.programs import Program, Programs
 
 
@@ -46,7 +47,7 @@ class CompiledFollowing(Compiled):
 
     def __init__(self, target: Following, **options: Any) -> None:
         super().__init__(target, **options)
-        dynamic = bool(self._options["dynamic_batch"])
+        dynamic = bool(self.options["dynamic_batch"])
         name = self.__name__
         self._programs = _FollowingPrograms(target, name, dynamic, self._disabled)
 
@@ -55,6 +56,11 @@ class CompiledFollowing(Compiled):
         if self._fast is not None:
             self.target.refresh()
         return super().__call__(*arrays, **named)
+
+    def vjp(self, *arrays: Any) -> tuple[Any, Pullback]:
+        """As `Compiled.vjp`; raises what ``target.refresh`` raises, too."""
+        self.target.refresh()
+        return super().vjp(*arrays)
 
     def _general(self, arrays: Sequence[Any]) -> Any:
         """Tensors become arrays first, so that the native path can answer."""
@@ -67,7 +73,7 @@ class CompiledFollowing(Compiled):
         super()._after_fork()
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self.target, self._options)
+        return _rebuild, (self.target, self.options)
 
 
 def _rebuild(target: Following, options: dict[str, Any]) -> CompiledFollowing:

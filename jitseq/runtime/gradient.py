@@ -22,7 +22,8 @@ from jitseq.ir.trace import Structure, Traced, trace
 from jitseq.ir.types import FLOAT_DTYPES, TensorType, type_of
 from jitseq.ir.variable import Variable
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor, to_array
-from jitseq.passes.autodiff import JointGraph, differentiate
+from jitseq.passes.autodiff import differentiate
+from jitseq.runtime.training_checks import composed
 
 Gradients = tuple[tuple[Any, ...], dict[str, np.ndarray]]
 Pullback = Callable[[Any], Gradients]
@@ -69,33 +70,38 @@ def value_and_grad(
     that is not one number.
     """
 
-    def composed(*arrays: Any) -> Any:
-        return loss(target(*arrays[:-1]), arrays[-1])
-
-    composed.__wrapped__ = target  # type: ignore[attr-defined]
-    if hasattr(target, "named_modules"):
-        composed.named_modules = target.named_modules  # type: ignore[attr-defined]
+    loss_of = composed(target, loss)
 
     def call(*arrays: Any) -> tuple[float, dict[str, np.ndarray]]:
-        if len(arrays) < 2:
-            raise JitseqError(
-                f"value_and_grad: expects inputs and y, got {len(arrays)} arrays",
-                hint="call value_and_grad(model, loss)(x, y)",
-            )
+        require_inputs_and_y(arrays)
         inputs = [to_array(array) for array in arrays]
-        taped = _Taped(composed, inputs, inputs_too=False)
+        taped = _Taped(loss_of, inputs, inputs_too=False)
         value = taped.result
         if not isinstance(value, np.ndarray) or value.size != 1:
-            raise ShapeError(
-                "value_and_grad: the loss must be one number",
-                facts={"got": type_of(value) if hasattr(value, "dtype") else value},
-                hint='use reduction="mean" or "sum"',
-            )
+            raise not_one_number(type_of(value) if hasattr(value, "dtype") else value)
         _, gradients = taped.pullback(np.ones_like(value))
         taped.update_buffers()
         return float(value.item()), gradients
 
     return call
+
+
+def require_inputs_and_y(arrays: Sequence[Any]) -> None:
+    """Raise `JitseqError` for less than two arrays."""
+    if len(arrays) < 2:
+        raise JitseqError(
+            f"value_and_grad: expects inputs and y, got {len(arrays)} arrays",
+            hint="call value_and_grad(model, loss)(x, y)",
+        )
+
+
+def not_one_number(got: object) -> ShapeError:
+    """What is raised for a loss that is several numbers."""
+    return ShapeError(
+        "value_and_grad: the loss must be one number",
+        facts={"got": got},
+        hint='use reduction="mean" or "sum"',
+    )
 
 
 class _Taped:
@@ -152,9 +158,10 @@ class _Taped:
             found: Gradients = call_with_tensors(self.pullback, (cotangent,), {})
             return found
         joint = self._joint
-        leaves = _leaves(self._structure, cotangent)
+        leaves = leaves_of(self._structure, cotangent)
+        given = checked_cotangents([v.type for v in self._results], leaves)
         known = dict(self._saved)
-        known |= _checked(joint, self._results, leaves)
+        known |= zip(joint.cotangents, given, strict=True)
         evaluate(joint.graph.nodes[joint.forward :], known, joint.gradients)
         of = {
             value: np.array(known[gradient])

@@ -197,6 +197,21 @@ class Programs:
         self._table[key] = program
         return program
 
+    def joint(
+        self, program: Program, graph_of: Callable[[Traced, Mapping[str, str]], Graph]
+    ) -> FedProgram:
+        """A program of gradients, current; made by ``graph_of`` when there is none."""
+        key = tuple(program.names)
+        with self._lock:
+            epoch = int(EPOCH[0])
+            joint = program.joints.get(key)
+            if joint is None:
+                graph = graph_of(program.traced, program.names)
+                joint = self.bind(graph, program.traced, epoch, updates=())
+                program.joints[key] = joint
+            joint.bound.refresh(epoch)
+            return joint
+
     def _key_of(self, traced: Traced, types: Sequence[TensorType]) -> Signature:
         """Where the program of a trace belongs."""
         signature = self._signature(types)

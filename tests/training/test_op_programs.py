@@ -10,11 +10,19 @@ import zlib
 
 import numpy as np
 import pytest
-from native_graph import Nodes, by_references, compiled, interpreted
+from native_graph import (
+    Arrays,
+    Nodes,
+    Params,
+    by_references,
+    compiled,
+    interpreted,
+)
 from op_cases import CONTRACTIONS, batched, inputs_of, types_of
 
 from jitseq.errors import NeedsStaticBatch
-from jitseq.ir.graph import Graph, Node, Value
+from jitseq.ir.compute import Update
+from jitseq.ir.graph import Graph, Value
 from jitseq.ir.op import REGISTRY, Example, Op
 from jitseq.ir.target import Target
 from jitseq.ir.types import BATCH, TensorType
@@ -59,13 +67,13 @@ def examples_types(op: Op, example: Example, dtype: str) -> list[TensorType]:
 def graph_of(op: Op, example: Example, dtype: str) -> Graph:
     types = examples_types(op, example, dtype)
     values = [Value(type, f"x{i}") for i, type in enumerate(types)]
-    count = 1 if op.name in LAYERS else len(values)
+    params = values[1:] if op.name in LAYERS else []
+    if isinstance(op.compute, Update):
+        params = [values[0], *values[2 : 2 + op.compute.states]]
+    inputs = tuple(value for value in values if value not in params)
     emit = Nodes()
     emit(op.name, *values, **example.attrs)
-    return Graph(
-        tuple(values[:count]), tuple(values[count:]), tuple(emit.nodes),
-        emit.nodes[-1].outputs,
-    )  # fmt: skip
+    return Graph(inputs, tuple(params), tuple(emit.nodes), emit.nodes[-1].outputs)
 
 
 def joint_graph(graph: Graph) -> Graph:
@@ -83,15 +91,17 @@ def joint_graph(graph: Graph) -> Graph:
     )
 
 
-def feeds(graph: Graph, op: Op, example: Example, dtype: str) -> tuple:
-    """Arrays of the joint graph's inputs and params."""
+def feeds(graph: Graph, op: Op, example: Example, dtype: str) -> tuple[Arrays, Params]:
+    """Arrays of the inputs and params of an op's graph, or of its joint graph."""
     rng = np.random.default_rng(zlib.crc32(op.name.encode()) + 1)
     arrays = inputs_of(op, example, dtype)
-    count = len(arrays) - len(graph.params)
-    shape = np.shape(op.reference(*arrays, **example.attrs))
-    g = np.asarray(rng.normal(size=shape), dtype)
-    inputs = [*arrays[:count], g, np.full(1, 0.1, dtype)]
-    return inputs, dict(zip(graph.params, arrays[count:], strict=True))
+    by_name = {f"x{i}": array for i, array in enumerate(arrays)}
+    by_name["share"] = np.full(1, 0.1, dtype)
+    if "share" in (value.name for value in graph.inputs):
+        shape = np.shape(op.reference(*arrays, **example.attrs))
+        by_name["g"] = np.asarray(rng.normal(size=shape), dtype)
+    inputs = [by_name[value.name] for value in graph.inputs]
+    return inputs, {param: by_name[param.name] for param in graph.params}
 
 
 def assert_near(found: list, expected: list, dtype: str) -> None:
@@ -108,11 +118,9 @@ def assert_near(found: list, expected: list, dtype: str) -> None:
 @pytest.mark.parametrize("op, example", OPS)
 def test_op(op, example, dtype) -> None:
     graph = graph_of(op, example, dtype)
-    arrays = inputs_of(op, example, dtype)
-    inputs, params = arrays[: len(graph.inputs)], arrays[len(graph.inputs) :]
-    values = dict(zip(graph.params, params, strict=True))
-    expected = by_references(graph, inputs, values)
-    assert_near(compiled(graph, inputs, values), expected, dtype)
+    inputs, params = feeds(graph, op, example, dtype)
+    expected = by_references(graph, inputs, params)
+    assert_near(compiled(graph, inputs, params), expected, dtype)
 
 
 @pytest.mark.parametrize("op, example", DIFFERENTIABLE)

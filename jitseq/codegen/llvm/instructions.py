@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jitseq.codegen.llvm.math import symbol
+from jitseq.codegen.llvm.shuffles import render_sum_lanes, render_transpose
 from jitseq.codegen.llvm.types import (
     ELEMENTS,
     INTEGERS,
@@ -302,36 +303,6 @@ def reduce(r: KernelRenderer, instr: Instr, what: str, start: str) -> None:
     r.define(instr, f"call {flags}{element} @{name}({values})")
 
 
-def render_transpose(r: KernelRenderer, instr: Instr) -> None:
-    """log2(L) rounds; each exchanges blocks between rows ``half`` apart."""
-    rows = r.operands(instr)
-    type = instr.results[0].type
-    vector, lanes = llvm_type(type), type.lanes
-    half = 1
-    while half < lanes:
-        swapped = list(rows)
-        for i in range(lanes):
-            if i & half:
-                continue
-            low = [
-                lane if not lane & half else lanes + lane - half
-                for lane in range(lanes)
-            ]
-            high = [
-                lane + half if not lane & half else lanes + lane
-                for lane in range(lanes)
-            ]
-            for target, order in ((i, low), (i + half, high)):
-                mask = ", ".join(f"i32 {position}" for position in order)
-                swapped[target] = r.assign(
-                    f"shufflevector {vector} {rows[i]}, {vector} {rows[i + half]}, "
-                    f"<{lanes} x i32> <{mask}>"
-                )
-        rows = swapped
-        half *= 2
-    r.names.update(zip(instr.results, rows, strict=True))
-
-
 def render_uniform(r: KernelRenderer, instr: Instr) -> None:
     """The hash of `jitseq.ir.random`, for all lanes at once."""
     key, index = instr.args
@@ -395,4 +366,5 @@ INSTRUCTIONS: dict[str, Callable[[KernelRenderer, Instr], None]] = {
     "reduce_add": render_reduce_add,
     "reduce_maximum": render_reduce_maximum,
     "transpose": render_transpose,
+    "sum_lanes": render_sum_lanes,
 }

@@ -6,10 +6,12 @@ Arrays, or arrays and Python numbers, enter; shapes follow NumPy's broadcasting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from jitseq.ir.tracer import apply
+from jitseq.ir.types import BATCH
 from jitseq.nn.functional.arguments import Array, dimension, need_number, operand
 
 Dims = int | Sequence[int] | None
@@ -89,9 +91,23 @@ def _reduce(op: str, input: Array, dim: Dims, keepdim: bool) -> Array:
     wanted = dim if isinstance(dim, (tuple, list)) else () if dim is None else (dim,)
     chosen = {dimension(d, x, op) for d in wanted}
     dims = tuple(sorted(chosen)) if x.ndim and chosen else tuple(range(x.ndim))
-    if 0 in dims:
+    if 0 not in dims or x.shape[0] is not BATCH:
+        return apply(op, x, dims=dims, keepdim=bool(keepdim))
+    if op == "max" or 0 in x.shape:
         need_number(x.shape[0])
-    return apply(op, x, dims=dims, keepdim=bool(keepdim))
+    return _over_batch(op, x, dims, keepdim)
+
+
+def _over_batch(op: str, x: Any, dims: tuple[int, ...], keepdim: bool) -> Array:
+    """A sum or mean over a symbolic batch: over the other dimensions, then over it."""
+    shape = [1 if d in dims else extent for d, extent in enumerate(x.shape)]
+    rows = apply("sum", x, dims=dims[1:], keepdim=False) if dims[1:] else x
+    total = apply("batch_sum", rows)
+    if op == "mean":
+        count = apply("element_count", x, axis=None)
+        kept = math.prod(shape)
+        total = apply("div", total, apply("div", count, kept) if kept > 1 else count)
+    return apply("reshape", total, shape=tuple(shape)) if keepdim else total
 
 
 def sum(input: Array, dim: Dims = None, keepdim: bool = False) -> Array:

@@ -27,6 +27,7 @@ from jitseq.passes.fusion_group import (
     is_linear,
 )
 from jitseq.passes.layout import LaidOut
+from jitseq.passes.lower.col2im import Col2imEmitter
 from jitseq.passes.lower.contraction import ContractionEmitter
 from jitseq.passes.lower.depthwise import lower_depthwise
 from jitseq.passes.lower.dot import DotEmitter, suits_dot
@@ -36,6 +37,7 @@ from jitseq.passes.lower.pack import lower_pack
 from jitseq.passes.lower.pointwise import lower_movement, lower_pointwise
 from jitseq.passes.lower.problem import problems, rows_merge
 from jitseq.passes.lower.reduction import lower_reduction
+from jitseq.passes.lower.spread import suited_spread
 from jitseq.passes.lower.update import lower_update
 from jitseq.passes.lower.weight_gradient import lower_weight_gradient
 from jitseq.passes.lower.window import lower_window
@@ -152,7 +154,13 @@ def lower_contraction(
     lanes = target.lanes(operands.write(group.output).element)
     clear_halo(operands, operands.write(group.output), out, lanes)
     mergeable = group.pool is None and rows_merge(group, operands)
-    for problem in problems(record, source, out, operands.builder, mergeable):
+    found = problems(record, source, out, operands.builder, mergeable)
+    dot = any(suits_dot(problem, group, lanes) for problem in found)
+    spread = None if dot else suited_spread(record, group, out, target)
+    if spread is not None:
+        Col2imEmitter(operands, target, spread, group).emit()
+        return
+    for problem in found:
         emitter = DotEmitter if suits_dot(problem, group, lanes) else ContractionEmitter
         emitter(operands, target, problem, group).emit()
 

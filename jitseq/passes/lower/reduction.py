@@ -17,6 +17,7 @@ from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Operands
 from jitseq.passes.lower.problem import image_count
+from jitseq.passes.lower.sum_operand import SumOperand
 from jitseq.passes.lower.summation import lower_sum
 
 
@@ -29,16 +30,17 @@ def lower_reduction(
     """
     node = group.anchor
     assert node is not None
-    source, out = operands.read(node.inputs[0]), operands.write(node.output)
-    layout, result = operands.layouts[node.inputs[0]], operands.layouts[node.output]
+    out, result = operands.write(node.output), operands.layouts[node.output]
     clear_halo(operands, out, result, target.lanes(out.element))
     builder = operands.builder
     if record.kind in ("sum", "mean"):
-        strides = _result_strides(result, record, layout.ndim, False)
+        source = SumOperand(group, operands)
+        strides = _result_strides(result, record, source.layout.ndim, False)
         placed = (out, strides, result.offset)
-        lower_sum(builder, record, (source, layout), placed, target)
+        lower_sum(builder, record, source, placed, target)
         return
-    _Rows(builder, record, (source, layout), (out, result), target).emit()
+    rows = (operands.read(node.inputs[0]), operands.layouts[node.inputs[0]])
+    _Rows(builder, record, rows, (out, result), target).emit()
 
 
 class _Rows:

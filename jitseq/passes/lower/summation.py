@@ -17,10 +17,10 @@ from functools import partial
 
 from jitseq.ir.compute import Reduction
 from jitseq.ir.kernel_builder import KernelBuilder
-from jitseq.ir.layout import Layout
 from jitseq.ir.program import Affine, Buffer, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.lower.problem import image_count
+from jitseq.passes.lower.sum_operand import Load, SumOperand
 
 CHAIN = 1024
 """Additions to one register before it is put aside: the error of a chain grows with
@@ -55,7 +55,7 @@ class Axis:
 def lower_sum(
     builder: KernelBuilder,
     record: Reduction,
-    source: tuple[Buffer, Layout],
+    source: SumOperand,
     out: tuple[Buffer, tuple[int, ...], int],
     target: Target,
 ) -> None:
@@ -63,7 +63,7 @@ def lower_sum(
 
     ``out`` is a buffer with its stride for each dimension of the input and its offset.
     """
-    layout = source[1]
+    layout = source.layout
     extents = [layout.dims[d][0][0] for d in range(layout.ndim)]
     axes = [
         Axis(
@@ -76,7 +76,7 @@ def lower_sum(
     terms = math.prod(extents[d] or 1 for d in record.axes)
     divisor = terms if record.kind == "mean" else 1
     assert divisor == 1 or not over_batch
-    summation = _Sum(builder, _merged(axes), source[0], out[0], target)
+    summation = _Sum(builder, _merged(axes), source, out[0], target)
     summation.emit(affine(layout.offset), affine(out[2]), divisor, over_batch)
 
 
@@ -100,7 +100,7 @@ class _Sum:
         self,
         builder: KernelBuilder,
         axes: Sequence[Axis],
-        source: Buffer,
+        source: SumOperand,
         out: Buffer,
         target: Target,
     ) -> None:
@@ -185,8 +185,10 @@ class _Sum:
         """The sums of ``vectors``, which are (elements from ``at``, valid lanes)."""
         type = Type(self.source.element, lanes)
 
+        loads = [self.source.channel(out + c, type, v) for c, v in vectors]
+
         def add(at: Affine, sums: Sequence[Reg]) -> list[Reg]:
-            loaded = [self.b.load(self.source, at + c, type, v) for c, v in vectors]
+            loaded = [load(at + c, type, v) for load, (c, v) in zip(loads, vectors)]
             return list(map(self._add, sums, loaded))
 
         totals = self._total(self.reduced, at, [self._zero(type)] * len(vectors), add)
@@ -200,12 +202,13 @@ class _Sum:
         type = Type(self.source.element, self.lanes)
         whole = self.b.round_down(axis.count, self.lanes)
         vectors = Axis(whole, 1, 0, True)
+        load = self.source.channel(out, type, None)
 
         def add(at: Affine, sums: Sequence[Reg]) -> list[Reg]:
-            return [self._add(sums[0], self.b.load(self.source, at, type))]
+            return [self._add(sums[0], load(at, type, None))]
 
         def rest(at: Affine, sums: Sequence[Reg]) -> list[Reg]:
-            return [self._add(sums[0], self._left(axis, at + whole, type))]
+            return [self._add(sums[0], self._left(axis, at + whole, type, load))]
 
         total = self._zero(type)
         if axis.fixed is None or axis.fixed >= self.lanes:
@@ -215,17 +218,15 @@ class _Sum:
             (total,) = self._total(self.reduced, at, [total], rest)
         self._store(out, self.b.reduce("add", total), None)
 
-    def _left(self, axis: Axis, at: Affine, type: Type) -> Reg:
+    def _left(self, axis: Axis, at: Affine, type: Type, load: Load) -> Reg:
         """Fewer elements than lanes, as a vector whose lanes add up to their sum."""
         if axis.fixed is not None:
-            return self.b.load(self.source, at, type, axis.fixed % self.lanes)
+            return load(at, type, axis.fixed % self.lanes)
         scalar = Type(type.element)
         count = axis.count + self.b.round_down(axis.count, self.lanes) * -1
         (total,) = self.b.fold(
             "k", 0, count, 1, [self._zero(scalar)],
-            lambda i, sums: [
-                self._add(sums[0], self.b.load(self.source, at + i, scalar))
-            ],
+            lambda i, sums: [self._add(sums[0], load(at + i, scalar, None))],
         )  # fmt: skip
         return self.b.first_lanes(self.b.splat(total, type), self._zero(type), 1)
 
