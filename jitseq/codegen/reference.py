@@ -217,6 +217,12 @@ def _first_lanes(instr: Instr, value: np.ndarray, fill: np.ndarray) -> np.ndarra
     return np.where(np.arange(len(value)) < instr.extra, value, fill)
 
 
+def _sum_lanes(instr: Instr, *rows: np.ndarray) -> np.ndarray:
+    sums = np.zeros(instr.results[0].type.lanes, rows[0].dtype)
+    sums[: len(rows)] = [row.sum() for row in rows]
+    return sums
+
+
 MEMORY: dict[str, Callable[[_Frame, Instr], Any]] = {
     "load": _load,
     "load_splat": lambda frame, instr: frame.read(instr, 0),
@@ -251,12 +257,6 @@ LANES: dict[str, Callable[..., Any]] = {
     "transpose": lambda instr, *rows: np.stack(rows, axis=1),
     "sum_lanes": _sum_lanes,
 }
-
-
-def _sum_lanes(instr: Instr, *rows: np.ndarray) -> np.ndarray:
-    sums = np.zeros(instr.results[0].type.lanes, rows[0].dtype)
-    sums[: len(rows)] = [row.sum() for row in rows]
-    return sums
 
 
 def _scalar_function(name: str) -> Callable[..., Any]:

@@ -65,12 +65,18 @@ def stretches(
     target: Target,
     enabled: bool = True,
 ) -> tuple[Stretch, ...]:
-    """The stretches of all phases; ``kernels`` are in the order of the phases."""
+    """The stretches of all phases; ``kernels`` are in the order of the phases.
+
+    Between two phases of images is an empty stretch that runs once: there the sums of
+    all shares are added.
+    """
     found: list[Stretch] = []
     start = 0
     for phase in phases:
         stop = start + len(phase.kernels)
         if phase.batched:
+            if found and found[-1].batched:
+                found.append(Stretch(start, start, 1, 1, batched=False))
             inside = segments(kernels[start:stop], target, enabled)
             found += [
                 replace(s, start=s.start + start, stop=s.stop + start) for s in inside

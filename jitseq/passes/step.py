@@ -79,8 +79,8 @@ def step_graph(
         tail.change(ASSIGN, (total, tail.zeros(total.type)))
     for param, value in new_values.items():
         tail.change(ASSIGN, (param, value))
-    inputs = [share, *(change.numbers for change in changes)]
-    extra = tuple(dict.fromkeys(value for value in inputs if value is not None))
+    fed = [share, *(change.numbers for change in changes)]
+    extra = tuple(dict.fromkeys(value for value in fed if value is not None))
     states = (value for change in changes for value in change.states)
     targets = (change.target for change in changes)
     params = dict.fromkeys(

@@ -353,9 +353,7 @@ class Packed:
         self.addresses = [array.ctypes.data for array in arrays]
 
 
-def _context(
-    addresses: Sequence[int], packed: Packed, scratch: _Scratch
-) -> np.ndarray:
+def _context(addresses: Sequence[int], packed: Packed, scratch: _Scratch) -> np.ndarray:
     """The pointer table of one call; the last entry is for a profile's cycles."""
     places = [*addresses, *packed.addresses, *scratch.addresses, 0]
     return np.array(places, np.int64)

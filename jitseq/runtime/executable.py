@@ -203,7 +203,7 @@ def _other_ops(fused: FusedGraph) -> list[str]:
         compute = get_op(name).compute
         written = isinstance(compute, Pointwise | Update)
         function = compute.expr if written else compute
-        if function is None or function.__module__.startswith("jitseq."):
+        if function is None or (function.__module__ or "").startswith("jitseq."):
             continue
         code = function.__code__
         cells = [cell.cell_contents for cell in function.__closure__ or ()]
@@ -220,7 +220,16 @@ def fingerprint() -> str:
     package = sys.modules["jitseq"]
     root = Path(__file__).parent.parent
     parts = [package.__version__, np.__version__, llvmlite.__version__]
-    for folder in ("ir", "ir/ops", "passes", "passes/lower", "codegen/llvm", "runtime"):
+    folders = (
+        "ir",
+        "ir/ops",
+        "optim",
+        "passes",
+        "passes/lower",
+        "codegen/llvm",
+        "runtime",
+    )
+    for folder in folders:
         for file in sorted((root / folder).glob("*.py")):
             status = file.stat()
             parts.append(f"{file.name}:{status.st_size}:{status.st_mtime_ns}")

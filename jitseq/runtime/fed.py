@@ -104,7 +104,9 @@ class FedProgram:
         return outputs
 
     def trial(
-        self, given: Sequence[np.ndarray], numbers: Numbers = {}  # noqa: B006
+        self,
+        given: Sequence[np.ndarray],
+        numbers: Numbers = {},  # noqa: B006
     ) -> tuple[list[np.ndarray], int]:
         """All that the program reads and writes, variables copied; the batch size."""
         n = self.bound.batch(given)
@@ -187,4 +189,3 @@ def count_calls(traced: Traced) -> None:
 def concrete(type: TensorType, n: int) -> TensorType:
     """The type in a call with ``n`` images."""
     return type.with_shape((n, *type.inner_shape)) if type.has_batch else type
-

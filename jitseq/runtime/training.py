@@ -21,11 +21,11 @@ from jitseq.ir.graph import Graph
 from jitseq.ir.interpret import Environment, evaluate
 from jitseq.ir.trace import Traced
 from jitseq.ir.variable import Variable
-from jitseq.nn.foreign import to_array
 from jitseq.nn.functional.arguments import integer
 from jitseq.optim.checks import OptimizerError, require_number
 from jitseq.optim.optimizer import Optimizer
 from jitseq.passes.autodiff import differentiate
+from jitseq.runtime.arguments import readable_all
 from jitseq.runtime.compiled import _checked_backend, _checked_passes
 from jitseq.runtime.native_step import NativeStep
 from jitseq.runtime.programs import CacheInfo
@@ -141,7 +141,7 @@ class TrainStep:
             UnsupportedError: an operation has no gradient.
             TypeError: less than two arrays.
         """
-        inputs = [to_array(array) for array in arrays]
+        inputs = readable_all(arrays)
         check_arrays(inputs)
         with self._lock:
             return self._call(inputs)
@@ -161,7 +161,7 @@ class TrainStep:
         """The program for samples, or the one made last; compiles, does not run."""
         if not arrays and self._native.latest is not None:
             return self._native.latest
-        inputs = [to_array(array) for array in arrays]
+        inputs = readable_all(arrays)
         check_arrays(inputs)
         with self._lock:
             return self._native.find(inputs)
@@ -183,7 +183,7 @@ class TrainStep:
 
     def profile(self, *arrays: Any, repeats: int | None = None) -> Profile:
         """Measured time of each kernel on one thread; nothing of the model changes."""
-        inputs = [to_array(array) for array in arrays]
+        inputs = readable_all(arrays)
         return self._program(inputs).profile(inputs, self._disabled, repeats)
 
     def cache_info(self) -> CacheInfo:

@@ -123,7 +123,9 @@ def test_compute_record_means_the_reference(op, example) -> None:
         assert record.kind == op.name
         return
     if isinstance(record, Uniform):
-        np.testing.assert_array_equal(hashes(inputs[0], expected.size), expected.ravel())
+        np.testing.assert_array_equal(
+            hashes(inputs[0], expected.size), expected.ravel()
+        )
         return
     np.testing.assert_allclose(evaluate(record, inputs), expected, 1e-10, 1e-12)
 

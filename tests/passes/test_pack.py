@@ -84,6 +84,16 @@ CASES: dict[str, tuple[Shape, Pack]] = {
     "rows, transposed": (
         (20, 2, 2, 3), Pack("rows", 1, "iohw", 16, (), grid(2, 3), ((20, 1),)),
     ),
+    "runs": ((6, 20, 3, 5), Pack("runs", 1, "iohw", 16, (), grid(3, 5), ((6, 1),))),
+    "runs, some rows": (
+        (21, 3, 4, 4),
+        Pack("runs", 1, "iohw", 8, (), ((3, 1), (3, 2), (1, 1), (1, 2)), ((21, 1),)),
+    ),
+    "runs, rows in no order": (
+        (5, 2, 4, 2),
+        Pack("runs", 1, "iohw", 4, (),
+             ((0, 0), (0, 1), (2, 0), (2, 1), (1, 0), (1, 1)), ((5, 1),)),
+    ),
     "depthwise": ((21, 1, 3, 3), Pack("channels", 1, "oihw", 16, (), grid(3, 3))),
     "depthwise, some taps": (
         (5, 1, 4, 4), Pack("channels", 1, "iohw", 16, (), ((1, 1), (1, 3))),
@@ -123,6 +133,11 @@ def reference(array: np.ndarray, pack: Pack) -> np.ndarray:
         taps = [array[:, 0, ky, kx] for ky, kx in pack.taps]
         return padded(np.stack(taps), pack.lanes).reshape(-1)
     picked = by_tap(array, pack)
+    if pack.kind == "runs":
+        columns = sum(ky == pack.taps[0][0] for ky, _ in pack.taps)
+        rows = picked[0].reshape(-1, columns, *picked.shape[2:]).swapaxes(1, 2)
+        runs = padded(rows.reshape(*rows.shape[:2], -1), pack.lanes)
+        return np.concatenate([runs.reshape(-1), np.zeros(pack.lanes, array.dtype)])
     if pack.kind == "rows":
         return padded(picked.transpose(0, 3, 1, 2), pack.lanes).reshape(-1)
     vectors = padded(picked, pack.lanes)

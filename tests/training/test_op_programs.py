@@ -18,7 +18,7 @@ from native_graph import (
     compiled,
     interpreted,
 )
-from op_cases import CONTRACTIONS, batched, inputs_of, types_of
+from op_cases import CONTRACTIONS, UPDATES, batched, inputs_of, types_of
 
 from jitseq.errors import NeedsStaticBatch
 from jitseq.ir.compute import Update
@@ -34,15 +34,18 @@ LAYERS = (*CONTRACTIONS, "batch_norm")
 CLOSE = {"float64": 2e-12, "float32": 4e-4}
 NARROW = Target("narrow", "", 8, 8)
 MOST_ELEMENTS = 700
-OPS = [
+CASES = [
     pytest.param(op, example, id=f"{op.name}-{index}")
     for op in REGISTRY.values()
     if op.compute is not None and op.name != "constant"
     for index, example in enumerate(op.examples)
 ]
+GRADIENT_OPS = [case for case in CASES if not case.values[0].lowered]
+"""They stand in training steps only."""
+
 DIFFERENTIABLE = [
     case
-    for case in OPS
+    for case in CASES
     if case.values[0].vjp is not None and not case.values[1].below
 ]
 
@@ -50,6 +53,8 @@ DIFFERENTIABLE = [
 def examples_types(op: Op, example: Example, dtype: str) -> list[TensorType]:
     """With a symbolic batch where the op infers with one."""
     static = types_of(example, dtype)
+    if isinstance(op.compute, Update):
+        return static
     try:
         symbolic = batched(op, example, BATCH)
         if symbolic is None or example.shapes[0][0] == 0:
@@ -114,26 +119,49 @@ def assert_near(found: list, expected: list, dtype: str) -> None:
         )
 
 
+@pytest.mark.parametrize("op, example", [*GRADIENT_OPS, *UPDATES])
+def test_ops_of_training_steps(op, example) -> None:
+    for dtype in ("float64", "float32"):
+        graph = graph_of(op, example, dtype)
+        inputs, params = feeds(graph, op, example, dtype)
+        expected = by_references(graph, inputs, params)
+        assert_near(compiled(graph, inputs, params), expected, dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("op, example", OPS)
-def test_op(op, example, dtype) -> None:
-    graph = graph_of(op, example, dtype)
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (7, 33), (3,)])
+def test_random_numbers(shape, dtype) -> None:
+    """Readers compute them, from the key and the index in the whole batch."""
+    key = Value(TensorType("uint32", (2,)))
+    x = Value(TensorType(dtype, (BATCH, *shape[1:])))
+    emit = Nodes()
+    u = emit("random_uniform", key, x)
+    total = emit("add", u, x)
+    graph = Graph((key, x), (), tuple(emit.nodes), (total,))
+    arrays = [np.array([7, 2**32 - 5], np.uint32), np.zeros(shape, dtype)]
+    (found,) = compiled(graph, arrays, {}, frozenset({"segment"}))
+    np.testing.assert_array_equal(found, by_references(graph, arrays, {})[0])
+
+
+def check_gradients(op: Op, example: Example, dtype: str) -> None:
+    graph = joint_graph(graph_of(op, example, dtype))
     inputs, params = feeds(graph, op, example, dtype)
     expected = by_references(graph, inputs, params)
-    assert_near(compiled(graph, inputs, params), expected, dtype)
+    # twice: sums start from zero again
+    assert_near(compiled(graph, inputs, params, calls=2), expected, dtype)
 
 
 @pytest.mark.parametrize("op, example", DIFFERENTIABLE)
 def test_gradients(op, example) -> None:
-    for dtype in ("float64", "float32"):
-        graph = joint_graph(graph_of(op, example, dtype))
-        inputs, params = feeds(graph, op, example, dtype)
-        expected = by_references(graph, inputs, params)
-        # twice: sums start from zero again
-        assert_near(compiled(graph, inputs, params, calls=2), expected, dtype)
+    check_gradients(op, example, "float64")
 
 
-@pytest.mark.parametrize("op, example", DIFFERENTIABLE)
+@pytest.mark.parametrize("op, example", DIFFERENTIABLE[::3])
+def test_gradients_in_float32(op, example) -> None:
+    check_gradients(op, example, "float32")
+
+
+@pytest.mark.parametrize("op, example", DIFFERENTIABLE[1::3])
 def test_gradients_unfused_on_two_threads(op, example, monkeypatch) -> None:
     monkeypatch.setenv("JITSEQ_TARGET", "x86-64-v3")
     monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 0)

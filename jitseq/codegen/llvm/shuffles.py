@@ -44,9 +44,7 @@ def render_sum_lanes(r: KernelRenderer, instr: Instr) -> None:
     r.names[instr.results[0]] = rows[0]
 
 
-def _pair_sum(
-    r: KernelRenderer, type: Type, pair: tuple[str, str], half: int
-) -> str:
+def _pair_sum(r: KernelRenderer, type: Type, pair: tuple[str, str], half: int) -> str:
     if pair == ("zeroinitializer", "zeroinitializer"):
         return "zeroinitializer"
     low, high = _exchanged(r, type, pair, half)

@@ -155,14 +155,15 @@ def lower_contraction(
     clear_halo(operands, operands.write(group.output), out, lanes)
     mergeable = group.pool is None and rows_merge(group, operands)
     found = problems(record, source, out, operands.builder, mergeable)
-    dot = any(suits_dot(problem, group, lanes) for problem in found)
-    spread = None if dot else suited_spread(record, group, out, target)
+    spread = suited_spread(record, found, group, out, target)
     if spread is not None:
         Col2imEmitter(operands, target, spread, group).emit()
         return
+    if suits_dot(found, group, target, lanes):
+        DotEmitter(operands, target, found, group).emit()
+        return
     for problem in found:
-        emitter = DotEmitter if suits_dot(problem, group, lanes) else ContractionEmitter
-        emitter(operands, target, problem, group).emit()
+        ContractionEmitter(operands, target, problem, group).emit()
 
 
 def _flops(group: Group, record: object) -> int:

@@ -6,12 +6,14 @@ Enters the `Contraction` record of a node and the layouts of its tensors; leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jitseq.ir.compute import Contraction, Phase, Tap
 from jitseq.ir.kernel_builder import KernelBuilder
 from jitseq.ir.layout import Factors, Layout
 from jitseq.ir.program import Affine, affine
+from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group, is_linear
 from jitseq.passes.lower.operands import Operands
 
@@ -209,3 +211,24 @@ def rows_merge(group: Group, operands: Operands) -> bool:
             if not joined and not height == width == 1:
                 return False
     return True
+
+
+def direct_cycles(problems: Sequence[Problem], target: Target, lanes: int) -> float:
+    """For one image with vectors of output channels, at full speed."""
+    products = sum(_products(p.phase, p.size) for p in problems)
+    first = problems[0]
+    vectors = -(-first.group_outputs // lanes) * first.groups
+    return products * first.group_inputs * vectors / target.fma_per_cycle
+
+
+def _products(phase: Phase, size: tuple[int, int]) -> int:
+    """Taps of all pixels, those outside of the input where code meets them."""
+    rows, columns = phase.count
+    if not static_phase(phase, size):
+        return rows * columns * len(phase.taps)
+    return sum(
+        reads(phase, tap, y, x, size)
+        for tap in phase.taps
+        for y in range(rows)
+        for x in range(columns)
+    )

@@ -13,19 +13,19 @@ holds it. `plan` divides the runs into register tiles and says what they cost.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from jitseq.ir.compute import Contraction, Phase
+from jitseq.ir.compute import Contraction
 from jitseq.ir.layout import Layout
 from jitseq.ir.program import ELEMENT_BYTES
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
+from jitseq.passes.lower.dot import dot_cycles
 from jitseq.passes.lower.operands import ELEMENTS
-from jitseq.passes.lower.problem import reads, static_phase
+from jitseq.passes.lower.problem import Problem, direct_cycles
 from jitseq.passes.tile import accumulator_budget
 
 ADVANTAGE = 1.2
@@ -215,7 +215,11 @@ def _step(target: Target, products: int, pixels: int, weights: int, far: bool) -
 
 
 def suited_spread(
-    record: Contraction, group: Group, out: Layout, target: Target
+    record: Contraction,
+    problems: Sequence[Problem],
+    group: Group,
+    out: Layout,
+    target: Target,
 ) -> Spread | None:
     """The spread, where it can be stored and costs clearly less than the direct form.
 
@@ -234,8 +238,11 @@ def suited_spread(
     if not adjacent or weight_bytes > target.l2_bytes // 2:
         return None
     here = spread_cycles(spread, target, lanes)
-    clear = ADVANTAGE * here <= direct_cycles(record, target, lanes)
-    return spread if clear else None
+    there = min(
+        direct_cycles(problems, target, lanes) / ADVANTAGE,
+        dot_cycles(problems, group, target, lanes),
+    )
+    return spread if here <= there else None
 
 
 def spread_cycles(spread: Spread, target: Target, lanes: int) -> float:
@@ -248,23 +255,3 @@ def spread_cycles(spread: Spread, target: Target, lanes: int) -> float:
             first, stop = rows.active(j, spread.in_size[0])
             total += step * (stop - first) + ADDING_CYCLES * pixels
     return total
-
-
-def direct_cycles(record: Contraction, target: Target, lanes: int) -> float:
-    """For one image, at full speed."""
-    products = sum(_products(phase, record.in_size) for phase in record.phases)
-    vectors = math.ceil(record.out_channels / lanes)
-    return products * record.in_channels * vectors / target.fma_per_cycle
-
-
-def _products(phase: Phase, size: tuple[int, int]) -> int:
-    """Taps of all pixels, those outside of the input where code meets them."""
-    rows, columns = phase.count
-    if not static_phase(phase, size):
-        return rows * columns * len(phase.taps)
-    return sum(
-        reads(phase, tap, y, x, size)
-        for tap in phase.taps
-        for y in range(rows)
-        for x in range(columns)
-    )
