@@ -141,7 +141,10 @@ class _LossPrograms(Programs):
 def value_and_grad(
     compiled: Compiled, loss: Callable[[Any, Any], Any]
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
-    """As `jitseq.runtime.gradient.value_and_grad`, with the options of ``compiled``."""
+    """As `jitseq.runtime.gradient.value_and_grad`, with the options of ``compiled``.
+
+    ``cache_info()`` of the function that is returned says what became of its calls.
+    """
     target = compiled.target
     eagerly = gradient.value_and_grad(target, loss)
     refresh = getattr(target, "refresh", None)

@@ -280,8 +280,9 @@ class Programs:
     def after_fork(self) -> None:
         """In a forked child: other threads are gone, whatever they were doing."""
         self._lock, self._changing = threading.RLock(), threading.RLock()
-        for program in self._table.values():
-            program.bound.drop_fast()
+        for kept in self._kept.values():
+            for program in kept.programs.values():
+                program.bound.drop_fast()
 
 
 class _Kept:
@@ -289,22 +290,22 @@ class _Kept:
 
     def __init__(self) -> None:
         self._modules: Any = None
-        self._programs: dict[tuple[bool, ...], Program] = {}
+        self.programs: dict[tuple[bool, ...], Program] = {}
 
     def find(self, text: str) -> Program | None:
-        return next((p for p in self._programs.values() if p.text == text), None)
+        return next((p for p in self.programs.values() if p.text == text), None)
 
     def keep(self, program: Program, modules: Any, flags: tuple[bool, ...]) -> None:
         """Remember it instead of those that other modules or parameters had."""
         if modules != self._modules:
-            self._programs.clear()
-        others = [f for f, p in self._programs.items() if p.text == program.text]
+            self.programs.clear()
+        others = [f for f, p in self.programs.items() if p.text == program.text]
         for known in (*others, flags):
-            self._programs.pop(known, None)
-        self._programs[flags] = program
+            self.programs.pop(known, None)
+        self.programs[flags] = program
         self._modules = modules
-        while len(self._programs) > KEPT_PROGRAMS:
-            del self._programs[next(iter(self._programs))]
+        while len(self.programs) > KEPT_PROGRAMS:
+            del self.programs[next(iter(self.programs))]
 
 
 def _modules(target: Any) -> tuple[Any, tuple[bool, ...]]:

@@ -1,4 +1,4 @@
-"""One compiled training step: planned and compiled by `StepBuilder`, then run.
+"""One compiled training step: planned by `Planner`, compiled, and run.
 
 A traced loss and what the optimizer does enter; a program bound to parameters, state
 and buffers leaves. Invariant: new state belongs to the optimizer only once a step has

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,24 @@ torch = pytest.importorskip("torch")
 STEPS = 50
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads would only wait for each other on models of this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def network() -> nn.Sequential:
-    """Convolution, pooling, batch statistics, and a linear layer."""
+    """Convolution, pooling, batch statistics, and a linear layer.
+
+    A bias in front of batch statistics would have no gradient but rounding errors.
+    """
     js.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Tanh(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(30, 4),
+        nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.Tanh(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(30, 4),
     ).double()  # fmt: skip
 
 
@@ -93,7 +105,7 @@ def test_fifty_steps(name, rng) -> None:
         for schedule in schedules:
             schedule.step()
     assert_like_torch(model, twin, 1e-8)
-    assert step.cache_info().compiled + step.cache_info().disk_hits <= 1
+    assert step.cache_info().misses == 1
 
 
 def test_groups(rng) -> None:
@@ -200,17 +212,12 @@ def test_losses_of_numbers(name, reduction, rng) -> None:
     check_loss(end, ours, theirs, targets, rng)
 
 
-MODELS = {
-    "tiny": 5,
-    "mlp": 3,
-    "lenet5": 3,
-    "cnn32": 2,
-    "docs_conv": 1,
-    "autoencoder": 2,
-}
+IMAGES = {
+    "tiny": 5, "mlp": 3, "lenet5": 3, "cnn32": 2, "docs_conv": 1, "autoencoder": 2,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGES)
 def test_models_of_the_zoo(name, rng) -> None:
     entry = ZOO[name]
     model = entry.build().double().train()
@@ -219,7 +226,7 @@ def test_models_of_the_zoo(name, rng) -> None:
     optimizer = torch.optim.SGD(twin.parameters(), 1e-3)
     loss = torch.nn.MSELoss()
     for _ in range(2):
-        x = rng.normal(size=(MODELS[name], *entry.input_shape))
+        x = rng.normal(size=(IMAGES[name], *entry.input_shape))
         y = rng.normal(size=tuple(twin(torch.from_numpy(x)).shape))
         value = step(x, y)
         expected = torch_step(twin, loss, optimizer, x, y)
@@ -227,11 +234,9 @@ def test_models_of_the_zoo(name, rng) -> None:
     assert_like_torch(model, twin, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp_bn", "vgg11_bn", "cifar_bn"])
+@pytest.mark.parametrize("name", ["mlp_bn", "vgg11_bn"])
 def test_models_with_statistics(name) -> None:
     """Dropout and batch statistics, as the eager step: the masks are ours."""
-    if name not in ZOO:
-        pytest.skip("not in the zoo")
     entry = ZOO[name]
     rng = np.random.default_rng(1)
 

@@ -40,8 +40,13 @@ def _machine(target: Target) -> Any:
 
 @cache
 def _jit() -> Any:
+    """The process' linker: JITLink, which keeps a program's sections together.
+
+    The older RuntimeDyld may place code and constants more than 2 GB apart in a
+    process with much memory in use, and aborts it then.
+    """
     llvm = _initialised()
-    return llvm.create_lljit_compiler(use_jit_link=False)
+    return llvm.create_lljit_compiler(use_jit_link=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from jitseq.passes.fusion_group import (
 )
 from jitseq.passes.layout import LaidOut
 from jitseq.passes.lower.col2im import Col2imEmitter
+from jitseq.passes.lower.columns import ColumnsEmitter, suits_columns
 from jitseq.passes.lower.contraction import ContractionEmitter
 from jitseq.passes.lower.depthwise import lower_depthwise
 from jitseq.passes.lower.dot import DotEmitter, suits_dot
@@ -161,6 +162,9 @@ def lower_contraction(
         return
     if suits_dot(found, group, target, lanes):
         DotEmitter(operands, target, found, group).emit()
+        return
+    if suits_columns(found, group, target, lanes):
+        ColumnsEmitter(operands, target, found[0], group).emit()
         return
     for problem in found:
         ContractionEmitter(operands, target, problem, group).emit()
