@@ -222,3 +222,19 @@ def cases(draw: Draw, most_layers: int = 8, largest: int = LARGEST) -> Case:
     batches = [draw(st.integers(1, 9)), draw(st.integers(1, 9) | st.integers(60, 70))]
     first, second = (rng.normal(size=(n, *start)).astype(dtype) for n in batches)
     return Case(model, first, second)
+
+
+@st.composite
+def training_cases(draw: Draw, most_layers: int = 6, largest: int = 1500) -> Case:
+    """A random model in training mode, in float64, and two small odd batches.
+
+    At least one of its layers has parameters.
+    """
+    case: Case = draw(cases(most_layers, largest).filter(_has_parameters))
+    case.model.double().train()
+    first, second = (x.astype(np.float64) for x in (case.first, case.second))
+    return Case(case.model, first[:5], second[: draw(st.integers(1, 4))])
+
+
+def _has_parameters(case: Case) -> bool:
+    return any(True for _ in case.model.parameters())

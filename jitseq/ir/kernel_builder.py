@@ -131,7 +131,7 @@ class KernelBuilder:
         return results
 
     def sum_lanes(self, rows: Sequence[Reg]) -> Reg:
-        """The sum of each row's lanes, in one register; at most as many rows as lanes."""
+        """The sum of the lanes of each row; at most as many rows as lanes."""
         return self.emit("sum_lanes", rows[0].type, *rows)
 
     # indices

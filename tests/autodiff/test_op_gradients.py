@@ -17,6 +17,7 @@ from op_cases import BATCH, batched
 
 import jitseq as js
 from jitseq.errors import NeedsStaticBatch, UnsupportedError
+from jitseq.ir.compute import Update
 from jitseq.ir.graph import Graph, Node, Value
 from jitseq.ir.op import REGISTRY
 from jitseq.ir.tracer import apply
@@ -90,6 +91,8 @@ def test_gradient_ops_infer_what_they_compute(op, example) -> None:
 
 def test_every_op_has_a_gradient_or_is_one() -> None:
     for op in WITHOUT_VJP:
+        if isinstance(op.compute, Update):
+            continue
         assert not op.lowered, op.name
         assert op.name.endswith(("_grad", "_index", "_sum")), op.name
 

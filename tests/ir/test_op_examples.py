@@ -24,6 +24,7 @@ from jitseq.ir.compute import (
     Pointwise,
     Reduction,
     Uniform,
+    Update,
     Window,
 )
 from jitseq.ir.op import REGISTRY
@@ -47,7 +48,9 @@ FROM_TYPES = [
 
 def test_every_op_has_examples() -> None:
     assert {"conv2d", "relu", "add", "reshape", "softmax"} <= set(REGISTRY)
-    assert [op.name for op in REGISTRY.values() if not op.examples] == []
+    without = [op for op in REGISTRY.values() if not op.examples]
+    # the updates of optimizers are registered when a step uses them
+    assert [op.name for op in without if not isinstance(op.compute, Update)] == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from jitseq.ir.compute import Contraction
@@ -36,6 +36,9 @@ L2_CYCLES = 2.0
 
 ADDING_CYCLES = 3.0
 """To read, add and write one vector whose elements other runs wrote just before."""
+
+MOST_VECTORS = 16
+"""Vectors of a run at most; wider ones gain little, as few of their lanes are empty."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,23 @@ class Spread:
         found = [x for x in pixels if self.inside(x) == (0, self.run)]
         return range(found[0], found[-1] + 1) if found else range(0)
 
+    @property
+    def active_taps(self) -> int:
+        """Pairs of a result's row and an input row that it reads."""
+        return sum(
+            stop - first
+            for rows in self.rows
+            for first, stop in (
+                rows.active(j, self.in_size[0]) for j in range(rows.count)
+            )
+        )
+
+    @property
+    def covered(self) -> int:
+        """Elements of all runs of a row, inside of the result."""
+        inside = (self.inside(pixel) for pixel in range(self.in_size[1]))
+        return sum(max(last - first, 0) for first, last in inside)
+
     def strips(self, pixel: int, vectors: range, lanes: int) -> list[Strip]:
         """Vectors number ``vectors`` of the part of a run that is inside."""
         first, last = self.inside(pixel)
@@ -156,6 +176,7 @@ class Part:
     """For one row of the result and one step of the reduction."""
 
 
+@lru_cache(maxsize=64)
 def plan(spread: Spread, target: Target, lanes: int) -> tuple[Part, ...]:
     """The cheapest division of the runs into parts of about equal width."""
     vectors = -(-spread.run // lanes)
@@ -235,23 +256,22 @@ def suited_spread(
     lanes = target.lanes(element)
     steps = sum(len(rows.taps) for rows in spread.rows) * spread.inputs
     weight_bytes = steps * spread.run * ELEMENT_BYTES[element]
-    if not adjacent or weight_bytes > target.l2_bytes // 2:
+    wide = spread.run > MOST_VECTORS * lanes
+    if not adjacent or wide or weight_bytes > target.l2_bytes // 2:
         return None
-    here = spread_cycles(spread, target, lanes)
     there = min(
         direct_cycles(problems, target, lanes) / ADVANTAGE,
         dot_cycles(problems, group, target, lanes),
     )
-    return spread if here <= there else None
+    elements = spread.active_taps * spread.inputs * spread.covered
+    if elements / lanes / target.fma_per_cycle > there:
+        return None
+    return spread if spread_cycles(spread, target, lanes) <= there else None
 
 
 def spread_cycles(spread: Spread, target: Target, lanes: int) -> float:
     """For one image."""
     step = _cycles(plan(spread, target, lanes)) * spread.inputs
-    pixels = spread.in_size[1] * -(-spread.run // lanes)
-    total = 0.0
-    for rows in spread.rows:
-        for j in range(rows.count):
-            first, stop = rows.active(j, spread.in_size[0])
-            total += step * (stop - first) + ADDING_CYCLES * pixels
-    return total
+    vectors = spread.in_size[1] * -(-spread.run // lanes)
+    height = sum(rows.count for rows in spread.rows)
+    return step * spread.active_taps + ADDING_CYCLES * vectors * height
