@@ -119,6 +119,21 @@ class Group:
         read = (value for node in self.nodes for value in node.inputs)
         return tuple(dict.fromkeys(value for value in read if value not in made))
 
+    def reading(self, replaced: Mapping[Value, Value]) -> Group:
+        """The same nodes on other inputs."""
+
+        def node(node: Node) -> Node:
+            return node.with_inputs(replaced.get(v, v) for v in node.inputs)
+
+        return Group(
+            node(self.anchor) if self.anchor else None,
+            tuple(map(node, self.inner)),
+            node(self.pool) if self.pool else None,
+            tuple(map(node, self.outer)),
+            tuple(map(node, self.companions)),
+            tuple(map(node, self.prologue)),
+        )
+
     @property
     def accumulates(self) -> bool:
         """Whether the kernel adds to its outputs, which were zero at first."""

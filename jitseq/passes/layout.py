@@ -162,7 +162,7 @@ class _LayoutPass:
             else:
                 need = self._operand_need(value, group, first)
             replaced[value] = need(value)
-        return _substitute(group, replaced)
+        return group.reading(replaced)
 
     def _anchor_need(
         self, record: object, group: Group, value: Value
@@ -341,17 +341,3 @@ class _LayoutPass:
             self.layouts[copy] = row_major(value.type)
             results.append(copy)
         return tuple(results)
-
-
-def _substitute(group: Group, replaced: dict[Value, Value]) -> Group:
-    def node(node: Node) -> Node:
-        return node.with_inputs(replaced.get(value, value) for value in node.inputs)
-
-    return Group(
-        node(group.anchor) if group.anchor else None,
-        tuple(map(node, group.inner)),
-        node(group.pool) if group.pool else None,
-        tuple(map(node, group.outer)),
-        tuple(map(node, group.companions)),
-        tuple(map(node, group.prologue)),
-    )

@@ -19,10 +19,8 @@ from jitseq.passes.fusion_group import FusedGraph
 from jitseq.runtime.executable import Executable, pack_values
 from jitseq.runtime.fastcall import ArraySpec, FastCall, SignatureSpec
 from jitseq.runtime.packing import aligned_empty, evaluate_static, pack_all
+from jitseq.runtime.shares import SharedWork, shares_of_call, work_of_one_thread
 from jitseq.runtime.threads import Handover, run_on_threads
-
-THREADING_FLOPS = 20_000_000
-"""Work below which a second thread costs more than it brings (about 0.1 ms)."""
 
 RELEASE_GIL_FLOPS = 1_000_000
 """Work from which other Python threads should run meanwhile (a few µs)."""
@@ -32,18 +30,6 @@ KEPT_ARENAS = os.cpu_count() or 1
 
 FAST_BATCH = 16
 """Images up to which the native path keeps memory for what crosses segments."""
-
-LINGER_ROUNDS = 1_000_000
-"""How often (about 0.3 ms) a thread looks for its next task before it sleeps: a
-processor that had halted runs the first 0.4 ms at half speed on virtual machines."""
-
-SHARES_A_THREAD = 8
-"""Shares of the batch for each thread: a late thread takes fewer of them."""
-
-SHARES_WITH_SUMS = 4
-SMALL_SUMS = 1 << 20
-"""The same where each share has sums of its own to zero and to add, of that many
-bytes; one share a thread where they are larger."""
 
 
 class Bound:
@@ -148,7 +134,7 @@ class Bound:
             return None
         largest = FAST_BATCH if manifest.batch_bytes else 1 << 40
         if threads > 1:
-            one_thread = max(1, THREADING_FLOPS // max(manifest.flops, 1))
+            one_thread = work_of_one_thread(manifest)
             largest = min(largest, one_thread)
         if not batched and any(type.has_batch for type in self.output_types):
             return None
@@ -197,7 +183,7 @@ class Bound:
         ``owners`` keep what is at the addresses alive; ``packed`` is the `packed` of an
         earlier time, when the present one is not meant.
         """
-        grains, shares = self._shares(n, min(threads, n))
+        grains, shares = shares_of_call(self.code.manifest, n, min(threads, n))
         packed, scratch = packed or self.packed, self._take_scratch(n, shares)
         context = _context(addresses, packed, scratch)
         if grains is not None:
@@ -208,24 +194,6 @@ class Bound:
             self.code.run(context.ctypes.data, arena.ctypes.data, n)
             self._give_arena(arena, threads)
         self._spare_scratch = scratch
-
-    def _shares(self, n: int, threads: int) -> tuple[list[int] | None, int]:
-        """Images of a share of each segment, for threads; how many shares have sums."""
-        manifest = self.code.manifest
-        if threads == 1 or manifest.flops * n < THREADING_FLOPS:
-            return None, 1
-        rounds = 1 if manifest.sums_bytes else SHARES_A_THREAD
-        if 0 < manifest.sums_bytes <= SMALL_SUMS:
-            rounds = SHARES_WITH_SUMS
-        grains = [
-            share_of_batch(n, threads, block, least, rounds) if batched else 1
-            for block, least, batched in zip(
-                manifest.blocks, manifest.least_blocks, manifest.batched, strict=True
-            )
-        ]
-        batched = [g for g, b in zip(grains, manifest.batched, strict=True) if b]
-        most = -(-n // min(batched, default=n))
-        return grains, most if manifest.sums_bytes else 1
 
     def batch(self, inputs: Sequence[np.ndarray]) -> int:
         """Images in the arrays of the first inputs."""
@@ -248,7 +216,7 @@ class Bound:
         """
         counters = np.zeros((len(grains), 3), np.int64)
         counters[:, 2] = grains
-        work = _SharedWork(self.code, context, memory, counters, n)
+        work = SharedWork(self.code, context, memory, counters, n)
 
         def task() -> None:
             arena = self._take_arena()
@@ -282,58 +250,6 @@ class Bound:
     def new_outputs(self, n: int) -> list[np.ndarray]:
         """Uninitialised arrays for the results of ``n`` images."""
         return [np.empty(_shape(type, n), type.dtype) for type in self.output_types]
-
-
-def share_of_batch(
-    n: int, threads: int, block: int, least: int, most: int = SHARES_A_THREAD
-) -> int:
-    """Images that a thread draws at a time.
-
-    The same number of shares for each thread, ``most`` at most; more of them even out
-    delays, but each
-    has the images that hide the reading of weights, and whole blocks where it
-    exceeds one.
-    """
-    rounds = max(1, min(most, n // (threads * least)))
-    share = -(-n // (threads * rounds))
-    return share if share < block else -(-share // block) * block
-
-
-class _SharedWork:
-    """One call's work for several threads; owns what they read and write.
-
-    An interrupt can end the call while another thread still computes: that thread's
-    reference to this object keeps all of it alive. Scratch memory is free again as
-    soon as any participant returns: then all images are done, and others look at the
-    counters only.
-    """
-
-    def __init__(
-        self,
-        code: Executable,
-        context: np.ndarray,
-        memory: object,
-        counters: np.ndarray,
-        n: int,
-    ) -> None:
-        self.code = code
-        self._owned = context, memory, counters
-        self._places = context.ctypes.data, counters.ctypes.data
-        self._n = n
-
-    def run(self, arena: np.ndarray) -> None:
-        context, counters = self._places
-        self.code.work(context, arena.ctypes.data, counters, self._n)
-
-    def post(self, slot: int, arena: np.ndarray) -> bool:
-        """Hand the work to a thread that lingers at ``slot``; whether it took it."""
-        context, counters = self._places
-        work = self.code.work_address
-        places = (work, context, arena.ctypes.data, counters)
-        return bool(self.code.post(slot, *places, self._n))
-
-    def linger(self, slot: int) -> None:
-        self.code.linger(slot, LINGER_ROUNDS)
 
 
 class _Scratch(NamedTuple):

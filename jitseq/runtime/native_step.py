@@ -94,9 +94,7 @@ class NativeStep:
         step = self.step
         traced = trace_loss(step._target, inputs, step.dynamic_batch)
         planner = Planner(traced, step.optimizer, self._work)
-        plan = planner.plan(
-            step.accumulate > 1, updates, self._waiting, step.clip_norm
-        )
+        plan = planner.plan(step.accumulate > 1, updates, self._waiting, step.clip_norm)
         known = self._programs.get(plan.key)
         if known is not None and known.is_current(step.optimizer):
             self.hits += 1

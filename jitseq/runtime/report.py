@@ -138,8 +138,6 @@ def kernel_times(
         blocks = -(-count // info.block)
         moved = info.bytes * count + info.param_bytes * blocks
         times.append(
-            KernelTime(
-                info.name, info.ops, info.path, spent, info.flops * count, moved
-            )
+            KernelTime(info.name, info.ops, info.path, spent, info.flops * count, moved)
         )
     return tuple(times)

@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def every_call_on_threads(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITSEQ_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
 
 
 def network(dtype: str = "float64") -> nn.Sequential:

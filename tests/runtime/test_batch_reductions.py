@@ -35,7 +35,7 @@ REDUCTIONS = {
 def test_reductions_over_the_batch(
     name: str, threads: int, rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     function = REDUCTIONS[name]
     compiled = js.jit(function, threads=threads)
     for n in BATCHES:

@@ -134,7 +134,7 @@ def test_programs_are_dropped_while_others_compute():
 
 
 def test_more_threads_give_the_same_bits_where_no_kernel_mixes_images(monkeypatch):
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     model = net()[:5]
     one, two, three = (js.jit(model, threads=n) for n in (1, 2, 3))
     for n in (1, 2, 3, 7, 33):
@@ -144,7 +144,7 @@ def test_more_threads_give_the_same_bits_where_no_kernel_mixes_images(monkeypatc
 
 
 def test_as_many_threads_give_the_same_bits_every_time(monkeypatch):
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     model = net()
     for threads in (1, 2, 3):
         compiled = js.jit(model, threads=threads)

@@ -70,7 +70,7 @@ def test_calls_are_those_of_eager_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Same masks, same results, same running statistics, one program for all sizes."""
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     ours, twin = network(dtype, momentum), network(dtype, momentum)
     compiled = js.jit(ours, **OPTIONS[name])
     batches = [n for n in BATCHES if n > 1]
@@ -217,7 +217,7 @@ def test_a_layer_that_is_called_twice_counts_twice(rng: Any) -> None:
 def test_calls_from_several_threads_lose_no_update(
     threads: int, rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     ours, twin = nn.BatchNorm1d(3, momentum=None), nn.BatchNorm1d(3, momentum=None)
     ours, twin = ours.double(), twin.double()
     compiled = js.jit(ours, threads=threads)

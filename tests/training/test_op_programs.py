@@ -164,7 +164,7 @@ def test_gradients_in_float32(op, example) -> None:
 @pytest.mark.parametrize("op, example", DIFFERENTIABLE[1::3])
 def test_gradients_unfused_on_two_threads(op, example, monkeypatch) -> None:
     monkeypatch.setenv("JITSEQ_TARGET", "x86-64-v3")
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 0)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 0)
     graph = joint_graph(graph_of(op, example, "float64"))
     inputs, params = feeds(graph, op, example, "float64")
     expected = by_references(graph, inputs, params)

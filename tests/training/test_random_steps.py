@@ -68,7 +68,7 @@ def test_passes_left_out(case: Case, left_out: tuple[str, ...]) -> None:
 @given(training_cases(), st.sampled_from(LEFT_OUT))
 def test_two_threads(case: Case, left_out: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 0)
+        patch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 0)
         check(case, "mean", disable_passes=left_out, threads=2)
 
 

@@ -100,4 +100,4 @@ class Pair:
 
 def on_two_threads(monkeypatch: Any) -> None:
     """Let every call that may use two threads use them, however small it is."""
-    monkeypatch.setattr("jitseq.runtime.bound.THREADING_FLOPS", 0)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 0)

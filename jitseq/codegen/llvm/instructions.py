@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jitseq.codegen.llvm.math import symbol
-from jitseq.codegen.llvm.shuffles import render_sum_lanes, render_transpose
+from jitseq.codegen.llvm.random import render_uniform
+from jitseq.codegen.llvm.shuffles import broadcast, render_sum_lanes, render_transpose
 from jitseq.codegen.llvm.types import (
     ELEMENTS,
     INTEGERS,
@@ -20,7 +21,6 @@ from jitseq.codegen.llvm.types import (
     splat_text,
 )
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Loop, Reg, Type
-from jitseq.ir.random import MIX, RANDOM_BITS
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer
@@ -143,15 +143,6 @@ def render_load_splat(r: KernelRenderer, instr: Instr) -> None:
     scalar = r.assign(f"load {llvm_type(stored)}, ptr {address}, align {size}")
     scalar = converted(r, scalar, stored, Type(type.element))
     r.names[instr.results[0]] = broadcast(r, scalar, type)
-
-
-def broadcast(r: KernelRenderer, scalar: str, type: Type) -> str:
-    if type.lanes == 1:
-        return scalar
-    vector, element = llvm_type(type), ELEMENTS[type.element]
-    first = r.assign(f"insertelement {vector} poison, {element} {scalar}, i64 0")
-    zeros = f"<{type.lanes} x i32> zeroinitializer"
-    return r.assign(f"shufflevector {vector} {first}, {vector} poison, {zeros}")
 
 
 def render_splat(r: KernelRenderer, instr: Instr) -> None:
@@ -301,41 +292,6 @@ def reduce(r: KernelRenderer, instr: Instr, what: str, start: str) -> None:
     values = f"{start}, {vector} {x}" if start else f"{vector} {x}"
     flags = "reassoc " if start else ""
     r.define(instr, f"call {flags}{element} @{name}({values})")
-
-
-def render_uniform(r: KernelRenderer, instr: Instr) -> None:
-    """The hash of `jitseq.ir.random`, for all lanes at once."""
-    key, index = instr.args
-    type = instr.results[0].type
-    words = Type("u32", type.lanes)
-    vector = llvm_type(words)
-    parts = []
-    for i in range(2):
-        address = r.address(key, Affine((), i))
-        parts.append(broadcast(r, r.assign(f"load i32, ptr {address}"), words))
-    base = r.assign(f"trunc i64 {r.index(index)} to i32")
-    steps = ", ".join(f"i32 {lane * instr.extra}" for lane in range(type.lanes))
-    lanes = f"<{steps}>" if type.lanes > 1 else "0"
-    h = r.assign(f"add {vector} {broadcast(r, base, words)}, {lanes}")
-    h = r.assign(f"add {vector} {h}, {parts[0]}")
-    h = mixed(r, h, words)
-    h = mixed(r, r.assign(f"xor {vector} {h}, {parts[1]}"), words)
-    shift = splat_text(str(32 - RANDOM_BITS), words)
-    h = r.assign(f"lshr {vector} {h}, {shift}")
-    real = llvm_type(type)
-    name = r.assign(f"uitofp {vector} {h} to {real}")
-    scale = splat_text(number(2.0**-RANDOM_BITS, type.element), type)
-    r.define(instr, f"fmul {real} {name}, {scale}")
-
-
-def mixed(r: KernelRenderer, h: str, words: Type) -> str:
-    vector = llvm_type(words)
-    for shift, factor in MIX:
-        high = r.assign(f"lshr {vector} {h}, {splat_text(str(shift), words)}")
-        h = r.assign(f"xor {vector} {h}, {high}")
-        if factor is not None:
-            h = r.assign(f"mul {vector} {h}, {splat_text(str(factor), words)}")
-    return h
 
 
 INSTRUCTIONS: dict[str, Callable[[KernelRenderer, Instr], None]] = {

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jitseq.codegen.llvm.types import llvm_type
+from jitseq.codegen.llvm.types import ELEMENTS, llvm_type
 from jitseq.ir.program import Instr, Type
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer
+
+
+def broadcast(r: KernelRenderer, scalar: str, type: Type) -> str:
+    if type.lanes == 1:
+        return scalar
+    vector, element = llvm_type(type), ELEMENTS[type.element]
+    first = r.assign(f"insertelement {vector} poison, {element} {scalar}, i64 0")
+    zeros = f"<{type.lanes} x i32> zeroinitializer"
+    return r.assign(f"shufflevector {vector} {first}, {vector} poison, {zeros}")
 
 
 def render_transpose(r: KernelRenderer, instr: Instr) -> None:
