@@ -231,16 +231,19 @@ class _SharedBuffer(nn.Buffer):
     def __init__(self, tensor: torch.Tensor, persistent: bool) -> None:
         super().__init__(tensor.detach().numpy(), persistent)
         self._tensor = tensor
+        self._taking_over = False
 
-    def mark_changed(self) -> None:
-        super().mark_changed()
+    def changed(self) -> None:
+        if self._taking_over:
+            return
         with torch.no_grad():
             self._tensor.copy_(torch.from_numpy(self._array))
 
     def take_over(self, value: np.ndarray) -> None:
         """Copy the tensor's own value."""
-        self._array[...] = value
-        super().mark_changed()
+        self._taking_over = True
+        self.assign(value)
+        self._taking_over = False
 
 
 class _Links:

@@ -113,8 +113,10 @@ class Variable:
         advance_epoch()
 
     def mark_changed(self) -> None:
-        self.version += 1
-        EPOCH[0] = next(_values)
+        mark_all_changed((self,))
+
+    def changed(self) -> None:
+        """Called where the value is new, before programs are told."""
 
 
 class Constant(Variable):
@@ -129,4 +131,6 @@ class Constant(Variable):
 def mark_all_changed(variables: Iterable[Variable]) -> None:
     """All of them hold new values."""
     for variable in variables:
-        variable.mark_changed()
+        variable.version += 1
+        variable.changed()
+    EPOCH[0] = next(_values)

@@ -39,9 +39,18 @@ def positional(
 
 def readable_all(arguments: Sequence[Any]) -> list[np.ndarray]:
     """Arrays that kernels can read; Python numbers take the dtype beside them."""
+    if all(map(_is_readable, arguments)):
+        return list(arguments)
     found = [x if type(x) in (int, float) else _readable(x) for x in arguments]
     dtype = next((x.dtype for x in found if isinstance(x, np.ndarray)), np.float32)
     return [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in found]
+
+
+def _is_readable(x: Any) -> bool:
+    if type(x) is not np.ndarray or x.dtype.kind not in "fiub" or not x.dtype.isnative:
+        return False
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def _readable(x: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ class Manifest:
     packs: tuple[tuple[str, Mapping[str, Any]], ...]
     kernels: tuple[KernelInfo, ...]
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """Of all kernels that run for each image."""
         return sum(kernel.flops for kernel in self.kernels if kernel.per_image)

@@ -182,7 +182,7 @@ def drawn(traced: Traced) -> list[np.ndarray]:
 
 def count_calls(traced: Traced) -> None:
     """Add one to each variable that counts the calls."""
-    for variable, calls in Counter(traced.counted).items():
+    for variable, calls in Counter(traced.counted).items() if traced.counted else ():
         variable.assign(variable.numpy() + calls)
 
 

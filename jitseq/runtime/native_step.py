@@ -20,7 +20,6 @@ from jitseq.runtime.step_program import Planner, StepProgram
 from jitseq.runtime.training_checks import Trained, trace_loss, trained
 
 if TYPE_CHECKING:
-    from jitseq.optim.optimizer import Group
     from jitseq.runtime.training import TrainStep
 
 
@@ -35,6 +34,7 @@ class NativeStep:
         self._programs: dict[Any, StepProgram] = {}
         self._current: dict[Any, StepProgram] = {}
         self._options: list[Any] = []
+        self._members: list[list[Variable]] = []
         self._rules: list[Any] = []
         self._structure = -1
         self._work: list[Trained] = []
@@ -75,9 +75,12 @@ class NativeStep:
     def _look_at_options(self) -> None:
         """Check what the optimizer holds, where it or the model has changed."""
         optimizer = self.step.optimizer
-        options = [_options(group) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        options = [(*group.values(),) for group in groups]
+        members = [group["params"] for group in groups]
+        same = options == self._options and members == self._members
         structure = int(STRUCTURE[0])
-        if options == self._options and structure == self._structure:
+        if same and structure == self._structure:
             return
         work = trained(self.step.model, self.step.loss, optimizer)
         rules = [
@@ -88,6 +91,7 @@ class NativeStep:
             self._current.clear()
         self._work, self._rules = work, rules
         self._options, self._structure = options, structure
+        self._members = [list(params) for params in members]
 
     def _again(self, inputs: Sequence[np.ndarray], updates: bool) -> StepProgram:
         """Trace; then take the program that was made for this graph, or make one."""
@@ -106,12 +110,6 @@ class NativeStep:
         self.reasons.append(f"{what} ({types})")
         self.origins.append(program.origin)
         return program
-
-
-def _options(group: Group) -> list[Any]:
-    """What a group holds, its parameters by identity."""
-    found: list[Any] = [value for key, value in group.items() if key != "params"]
-    return [*found, list(map(id, group["params"]))]
 
 
 def _signature(inputs: Sequence[np.ndarray], dynamic: bool) -> tuple[Any, ...]:

@@ -42,6 +42,8 @@ LEAST_VARIANCE = 1e-12
 
 def check_labels(t: np.ndarray, *, classes: int, ignore_index: int) -> None:
     """Raise `RangeError` unless each label is a class or ``ignore_index``."""
+    if t.dtype == np.int64 and (t.view(np.uint64) < classes).all():
+        return  # negative numbers are large ones
     wrong = ((t < 0) | (t >= classes)) & (t != ignore_index)
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
