@@ -201,11 +201,22 @@ class _LayoutPass:
             return self._simple_copy
         if first is None or value.type.shape != first.type.shape:
             return self._simple_copy
+        if is_image(value.type) and self._meets_channels_last(group):
+            return lambda value: self._image(value, NO_HALO, any_order=False)
         here, there = self.layouts[value], self.layouts[first]
         same = [[f[0] for f in dim] for dim in here.dims] == [
             [f[0] for f in dim] for dim in there.dims
         ]
         return (lambda value: value) if same or is_simple(here) else self._simple_copy
+
+    def _meets_channels_last(self, group: Group) -> bool:
+        """Whether some image that a pointwise kernel reads is not in logical order:
+        an operand that is would be gathered, element by element."""
+        return any(
+            is_image(value.type) and is_last(value.type, self.layouts[value])
+            for value in group.external_inputs
+            if value not in self.packed
+        )
 
     def _summed_need(self, group: Group, value: Value) -> Callable[[Value], Value]:
         """Operands of a sum lie alike, channels innermost."""

@@ -29,14 +29,17 @@ def kernels(result: FusedGraph) -> list[tuple[str, ...]]:
 FUSED = {
     "activation": (lambda x: F.relu(CONV(x)), [("conv2d", "relu")]),
     "pooling and more": (
-        lambda x: F.tanh(F.max_pool2d(F.relu(CONV(x)), 2)),
-        [("conv2d", "relu", "max_pool2d", "tanh")],
+        lambda x: F.relu6(F.max_pool2d(F.relu(CONV(x)), 2)),
+        [("conv2d", "relu", "max_pool2d", "relu6")],
     ),
     "average": (lambda x: F.avg_pool2d(CONV(x), (2, 4)), [("conv2d", "avg_pool2d")]),
     "residual": (lambda x: F.relu(CONV(x) + x), [("conv2d", "add", "relu")]),
     "pointwise only": (lambda x: F.exp(x) * x - x, [("exp", "mul", "sub")]),
     "after pooling": (lambda x: -F.max_pool2d(x, 3, 1), [("max_pool2d", "neg")]),
-    "transposed": (lambda x: F.silu(TRANSPOSED(x)), [("conv_transpose2d", "silu")]),
+    "transposed": (lambda x: F.relu(TRANSPOSED(x)), [("conv_transpose2d", "relu")]),
+    "two chains": (
+        lambda x: F.relu(F.exp(x) + F.tanh(x)), [("exp", "tanh", "add", "relu")]
+    ),
 }  # fmt: skip
 
 
@@ -77,7 +80,8 @@ REFUSED = {
     "overlap": lambda x: F.max_pool2d(CONV(x), 3, 1),
     "gaps": lambda x: F.max_pool2d(CONV(x), 2, 4),
     "does not fit a register tile": lambda x: F.avg_pool2d(CONV(x), 6),
-    "already fused with": lambda x: F.relu(F.exp(x) + F.tanh(x)),
+    "already fused with": lambda x: CONV(x) + CONV(F.exp(x)),
+    "vectors that are mostly empty": lambda x: F.tanh(CONV(x)),
 }
 
 

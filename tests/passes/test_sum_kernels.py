@@ -106,7 +106,8 @@ def test_a_long_sum_is_accurate(op, shape, attrs) -> None:
     target = TARGETS["native"]()
     kernel = KernelRun(group, layouts, target, lower(group, target))
     memories = [kernel.memory(v, len(x), {value: x}) for v in kernel.values]
-    total = kernel.inside(anchor.output, memories[1], len(x))
+    written = memories[kernel.values.index(anchor.output)]
+    total = kernel.inside(anchor.output, written, len(x))
     total[...] = 0
     compiled(kernel.program(len(x)), target)(memories, len(x))
     expected = np.full(total.shape, np.float64(x.flat[0]) * x.size / total.size)

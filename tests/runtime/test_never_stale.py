@@ -245,7 +245,7 @@ def test_the_number_of_threads_is_seen(monkeypatch):
         task()
 
     monkeypatch.setattr(bound, "run_on_threads", run)
-    monkeypatch.setattr(bound, "THREADING_FLOPS", 1)
+    monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 1)
     compiled = js.jit(model())
     try:
         for count in (2, 1, 3):

@@ -50,13 +50,13 @@ def check(case: Case, reduction: str, **options: object) -> None:
         pair.copy_state()
 
 
-@settings(BOUNDED, max_examples=60)
+@settings(BOUNDED, max_examples=40)
 @given(training_cases(), st.sampled_from(["mean", "sum"]))
 def test_fused(case: Case, reduction: str) -> None:
     check(case, reduction)
 
 
-@settings(BOUNDED, max_examples=40)
+@settings(BOUNDED, max_examples=30)
 @given(training_cases(), st.sampled_from((*LEFT_OUT[1:], OPTIONAL_PASSES)))
 def test_passes_left_out(case: Case, left_out: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def test_passes_left_out(case: Case, left_out: tuple[str, ...]) -> None:
         check(case, "sum", disable_passes=left_out)
 
 
-@settings(BOUNDED, max_examples=40)
+@settings(BOUNDED, max_examples=30)
 @given(training_cases(), st.sampled_from(LEFT_OUT))
 def test_two_threads(case: Case, left_out: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +72,7 @@ def test_two_threads(case: Case, left_out: tuple[str, ...]) -> None:
         check(case, "mean", disable_passes=left_out, threads=2)
 
 
-@settings(BOUNDED, max_examples=15)
+@settings(BOUNDED, max_examples=10)
 @given(training_cases())
 def test_static_batch(case: Case) -> None:
     check(case, "sum", dynamic_batch=False)
@@ -92,7 +92,7 @@ def arrays_of(graph: Graph, images: int) -> list[np.ndarray]:
     return found
 
 
-@settings(BOUNDED, max_examples=25)
+@settings(BOUNDED, max_examples=20)
 @given(training_cases(4, 250), st.sampled_from((*LEFT_OUT, OPTIONAL_PASSES)))
 def test_interpreted(case: Case, left_out: tuple[str, ...]) -> None:
     """No access outside of a buffer, no read of what nothing wrote."""

@@ -11,7 +11,7 @@ import pytest
 import jitseq as js
 from jitseq import nn, optim
 from jitseq.nn import functional as F
-from jitseq.runtime import bound
+from jitseq.runtime import shares
 
 X = np.random.default_rng(0).standard_normal((64, 6))
 Y = np.random.default_rng(1).standard_normal((64, 6))
@@ -24,7 +24,7 @@ def loss(x, y):
 
 @pytest.fixture(autouse=True)
 def small_calls_use_threads(monkeypatch) -> None:
-    monkeypatch.setattr(bound, "THREADING_FLOPS", 0)
+    monkeypatch.setattr(shares, "THREADING_FLOPS", 0)
 
 
 def test_a_forward_pass_reads_the_sum_of_all_shares() -> None:

@@ -14,7 +14,7 @@ from jitseq.ir.kernel_builder import KernelBuilder
 from jitseq.ir.layout import Factors, Layout
 from jitseq.ir.program import Affine, affine
 from jitseq.ir.target import Target
-from jitseq.passes.fusion_group import Group, is_linear
+from jitseq.passes.fusion_group import Group, compute_of, is_linear
 from jitseq.passes.lower.operands import Operands
 
 MANY_TAPS = 49
@@ -197,20 +197,31 @@ def reads(phase: Phase, tap: Tap, y: int, x: int, size: tuple[int, int]) -> bool
 
 
 def rows_merge(group: Group, operands: Operands) -> bool:
-    """Whether the operands of the epilogue also see rows as one long row."""
+    """Whether the operands of the epilogue also see rows as one long row.
+
+    Rows and columns are the last dimensions of an image; features follow them in the
+    output of a linear layer. What is the same for all pixels is seen either way.
+    """
+    assert group.anchor is not None
+    record = compute_of(group.anchor)
+    assert isinstance(record, Contraction)
+    columns = -2 if is_linear(record) else -1
     for node in group.inner:
         for value in node.inputs:
             layout = operands.layouts.get(value)
-            if layout is None or layout.ndim < 3:
+            if layout is None:
                 continue
-            (height, y_stride), (width, x_stride) = (
-                layout.dims[-2][0],
-                layout.dims[-1][0],
-            )
+            height, y_stride = _extent_and_stride(layout, columns - 1)
+            width, x_stride = _extent_and_stride(layout, columns)
             joined = y_stride == (width or 1) * x_stride and height != 1 and width != 1
             if not joined and not height == width == 1:
                 return False
     return True
+
+
+def _extent_and_stride(layout: Layout, dim: int) -> tuple[int | None, int]:
+    """Of a dimension counted from the end; (1, 0) where the layout has fewer."""
+    return layout.dims[dim][0] if -dim <= layout.ndim else (1, 0)
 
 
 def direct_cycles(problems: Sequence[Problem], target: Target, lanes: int) -> float:
