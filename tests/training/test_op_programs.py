@@ -156,12 +156,12 @@ def test_gradients(op, example) -> None:
     check_gradients(op, example, "float64")
 
 
-@pytest.mark.parametrize("op, example", DIFFERENTIABLE[::3])
+@pytest.mark.parametrize("op, example", DIFFERENTIABLE[::4])
 def test_gradients_in_float32(op, example) -> None:
     check_gradients(op, example, "float32")
 
 
-@pytest.mark.parametrize("op, example", DIFFERENTIABLE[1::3])
+@pytest.mark.parametrize("op, example", DIFFERENTIABLE[1::4])
 def test_gradients_unfused_on_two_threads(op, example, monkeypatch) -> None:
     monkeypatch.setenv("JITSEQ_TARGET", "x86-64-v3")
     monkeypatch.setattr("jitseq.runtime.shares.THREADING_FLOPS", 0)
@@ -180,7 +180,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("op, example", SMALL)
+@pytest.mark.parametrize("op, example", SMALL[::2])
 def test_gradients_interpreted(op, example) -> None:
     """Nothing outside of buffers, nothing unwritten."""
     graph = joint_graph(graph_of(op, example, "float64"))
