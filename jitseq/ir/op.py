@@ -54,7 +54,7 @@ class Op:
                attrs) -> any other form of `ir/compute.py`
     monotone   non-decreasing in its only input, so it commutes with max-pooling
     vjp        the gradient, written in ops; None where there is none
-    lowered    whether compiled programs may contain the op
+    derived    whether gradients emit the op, not layers
     """
 
     name: str
@@ -64,7 +64,7 @@ class Op:
     monotone: Callable[[Mapping[str, Any]], bool] | None = None
     examples: tuple[Example, ...] = ()
     vjp: Vjp | None = None
-    lowered: bool = True
+    derived: bool = False
 
 
 REGISTRY: dict[str, Op] = {}

@@ -30,9 +30,15 @@ def compute_of(node: Node) -> object:
 
 
 def generated_values(graph: Graph) -> dict[Value, Value]:
-    """Random numbers, and the key of each."""
-    nodes = (node for node in graph.nodes if node.op == "random_uniform")
-    return {node.output: node.inputs[0] for node in nodes}
+    """Random numbers that only pointwise nodes read, and the key of each."""
+    readers = graph.consumers()
+    found = {}
+    for node in graph.nodes:
+        read = readers.get(node.outputs[0], ())
+        inline = all(isinstance(get_op(r.op).compute, Pointwise) for r in read)
+        if node.op == "random_uniform" and inline and node.output not in graph.outputs:
+            found[node.output] = node.inputs[0]
+    return found
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,14 @@ def discard(key: str, reason: str) -> None:
     _log("miss (unreadable)", key)
 
 
+PRUNINGS = 64
+"""A process looks over the directory once for each such part of `SIZE_LIMIT` that it
+has written; the first time at its first entry."""
+
+_unchecked = [1 << 62]
+"""Bytes written since then."""
+
+
 def store(key: str, entry: Entry) -> None:
     """Keep ``entry`` under ``key``; a failure to write is one warning, not an error.
 
@@ -117,7 +125,10 @@ def store(key: str, entry: Entry) -> None:
         _warn("store", f"compiled programs are not kept on disk: {error}")
         return
     _log("store", key)
-    _prune(path)
+    _unchecked[0] += len(blob)
+    if _unchecked[0] >= SIZE_LIMIT // PRUNINGS:
+        _unchecked[0] = 0
+        _prune(path)
 
 
 def cache_directory() -> Path | None:

@@ -26,7 +26,7 @@ from jitseq.ir.types import TensorType
 CASES = [
     pytest.param(op, example, id=f"{op.name}-{index}")
     for op in REGISTRY.values()
-    if not op.lowered and op.compute is not None and op.name != "labels"
+    if op.derived and op.compute is not None and op.name != "labels"
     for index, example in enumerate(op.examples)
 ]
 

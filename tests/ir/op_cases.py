@@ -1,4 +1,4 @@
-"""Every lowered op with each of its examples, and seeded inputs for them.
+"""Every op of layers with each of its examples, and seeded inputs for them.
 
 `CASES` are the ops of one result. `UPDATES`, which change variables in place, have
 several results and are known to the optimizers too.
@@ -19,7 +19,7 @@ from jitseq.ir.types import BATCH, TensorType
 LOWERED = [
     pytest.param(op, example, id=f"{op.name}-{index}")
     for op in REGISTRY.values()
-    if op.lowered
+    if not op.derived
     for index, example in enumerate(op.examples)
 ]
 UPDATES = [case for case in LOWERED if isinstance(case.values[0].compute, Update)]

@@ -300,7 +300,10 @@ cache.store(sys.argv[1], cache.Entry({}, bytes(10_000)))
 """
 
 
-def test_a_writer_killed_halfway_is_harmless_and_is_cleaned_up_later(directory):
+def test_a_writer_killed_halfway_is_harmless_and_is_cleaned_up_later(
+    directory, monkeypatch
+):
+    monkeypatch.setattr(cache, "PRUNINGS", cache.SIZE_LIMIT)  # look at every store
     cache.store(KEY, ENTRY)
     writer = run_python(KILLED, KEY, stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"half\n"

@@ -40,7 +40,7 @@ CASES = [
     if op.compute is not None and op.name != "constant"
     for index, example in enumerate(op.examples)
 ]
-GRADIENT_OPS = [case for case in CASES if not case.values[0].lowered]
+GRADIENT_OPS = [case for case in CASES if case.values[0].derived]
 """They stand in training steps only."""
 
 DIFFERENTIABLE = [

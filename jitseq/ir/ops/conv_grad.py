@@ -184,7 +184,7 @@ register(
             Example(((1, 6, 4, 2), (6, 2, 3, 2)), {**STRIDED, "input_size": (8, 7)}),
             Example(((1, 6, 5, 4), (6, 1, 3, 5)), {**DEPTHWISE, "input_size": (10, 7)}),
         ),
-        lowered=False,
+        derived=True,
     )
 )
 register(
@@ -198,6 +198,6 @@ register(
             Example(((1, 4, 8, 7), (1, 6, 4, 2)), {**STRIDED, "kernel": (3, 2)}),
             Example(((2, 3, 10, 7), (2, 6, 5, 4)), {**DEPTHWISE, "kernel": (3, 5)}),
         ),
-        lowered=False,
+        derived=True,
     )
 )

@@ -128,7 +128,7 @@ register(
             Example(((4, 6),), {"axis": -1}),
             Example(((5,),), {"axis": 0}),
         ),
-        lowered=False,
+        derived=True,
     )
 )
 register(
@@ -139,7 +139,7 @@ register(
         lambda types, attrs: Reduction("sum", (0,)),
         examples=(Example(((4, 3, 5),)), Example(((6,),))),
         vjp=_batch_sum_vjp,
-        lowered=False,
+        derived=True,
     )
 )
 register(
@@ -154,6 +154,6 @@ register(
             Example(((4, 2), (4, 2))),
         ),
         vjp=_broadcast_like_vjp,
-        lowered=False,
+        derived=True,
     )
 )

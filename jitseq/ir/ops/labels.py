@@ -174,7 +174,7 @@ register(
             ),
         ),
         vjp=lambda emit, node, cotangents: (None,),
-        lowered=False,
+        derived=True,
     )
 )
 binary(

@@ -153,7 +153,7 @@ register(
             Example(((2, 3, 16), (16, 8))),
             Example(((4,), (4, 9))),
         ),
-        lowered=False,
+        derived=True,
     )
 )
 register(
@@ -167,6 +167,6 @@ register(
             Example(((2, 3, 8), (2, 3, 16))),
             Example(((9,), (4,))),
         ),
-        lowered=False,
+        derived=True,
     )
 )

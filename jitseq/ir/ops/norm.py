@@ -206,7 +206,7 @@ register(
         None,
         examples=NORM_EXAMPLES,
         vjp=batch_norm_train_vjp,
-        lowered=False,
+        derived=True,
     )
 )
 register(
@@ -221,6 +221,6 @@ register(
             Example(((),), {"axis": None}),
         ),
         vjp=lambda emit, node, cotangents: (None,),
-        lowered=False,
+        derived=True,
     )
 )

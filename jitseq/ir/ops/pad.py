@@ -163,6 +163,6 @@ register(
             )
             for mode in NUMPY_MODES
         ),
-        lowered=False,
+        derived=True,
     )
 )

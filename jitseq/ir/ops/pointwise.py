@@ -105,7 +105,7 @@ def pointwise(name: str, expr: Expr, *examples: Example) -> Op:
             evaluate(expr),
             Pointwise(expr),
             examples=examples,
-            lowered=False,
+            derived=True,
         )
     )
 

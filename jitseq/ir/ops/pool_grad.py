@@ -181,7 +181,7 @@ def register_max_gradient(
             index,
             compute_index,
             examples=inputs,
-            lowered=False,
+            derived=True,
         )
     )
     examples = (_grad_example(e, infer, forward) for e in inputs)
@@ -192,7 +192,7 @@ def register_max_gradient(
             grad,
             compute_grad,
             examples=tuple(examples),
-            lowered=False,
+            derived=True,
         )
     )
     return vjp
@@ -229,7 +229,7 @@ def register_average_gradient(
             grad,
             compute_grad,
             examples=tuple(examples),
-            lowered=False,
+            derived=True,
         )
     )
     return vjp

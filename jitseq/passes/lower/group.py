@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jitseq.ir.compute import (
     Contraction,
     Reduction,
+    Uniform,
     Update,
     WeightGradient,
     Window,
@@ -35,7 +36,11 @@ from jitseq.passes.lower.dot import DotEmitter, suits_dot
 from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import ELEMENTS, Lowered, Operands, Pack, Source
 from jitseq.passes.lower.pack import lower_pack
-from jitseq.passes.lower.pointwise import lower_movement, lower_pointwise
+from jitseq.passes.lower.pointwise import (
+    lower_movement,
+    lower_pointwise,
+    lower_uniform,
+)
 from jitseq.passes.lower.problem import problems, rows_merge
 from jitseq.passes.lower.reduction import lower_reduction
 from jitseq.passes.lower.spread import suited_spread
@@ -137,6 +142,8 @@ def _emit(group: Group, record: object, operands: Operands, target: Target) -> N
         lower_reduction(group, record, operands, target)
     elif isinstance(record, Update):
         lower_update(group, record, operands, target)
+    elif isinstance(record, Uniform):
+        lower_uniform(group, operands, target)
     elif group.anchor is not None:
         lower_movement(group, operands, target)
     else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jitseq.ir.graph import Node, Value
-from jitseq.ir.program import Affine, Reg, Type
+from jitseq.ir.layout import row_major
+from jitseq.ir.program import Affine, Reg, Type, affine
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
@@ -45,6 +46,28 @@ def lower_pointwise(group: Group, operands: Operands, target: Target) -> None:
         builder.store(out, at[0], epilogue.apply({}, type, fetch), valid)
 
     emit_nest(builder, views, lanes, body)
+
+
+def lower_uniform(group: Group, operands: Operands, target: Target) -> None:
+    """Random numbers in memory, for readers that do not compute them."""
+    node = group.anchor
+    assert node is not None
+    builder = operands.builder
+    key, out = operands.read(node.inputs[0]), operands.write(node.output)
+    layout, index = operands.layouts[node.output], row_major(node.output.type)
+    lanes = target.lanes(out.element)
+    clear_halo(operands, out, layout, lanes)
+    start = affine(0)
+    if node.output.type.has_batch:
+        start = affine(builder.first) * index.stride(0)
+
+    def body(
+        at: list[Affine], type: Type, valid: int | None, strides: tuple[int, ...]
+    ) -> None:
+        number = builder.uniform(key, at[1] + start, type, strides[1])
+        builder.store(out, at[0], number, valid)
+
+    emit_nest(builder, [view(out, layout), view(key, index)], lanes, body)
 
 
 def lower_movement(group: Group, operands: Operands, target: Target) -> None:
