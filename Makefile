@@ -26,7 +26,7 @@ $(VENV)/.installed-%: $(VENV)/.installed
 
 .SECONDARY:
 
-demo: $(VENV)/.installed ## train a CNN on handwritten digits, and time it
+demo: $(VENV)/.installed-progress ## train a CNN on handwritten digits, and time it
 	$(RUN) -m jitseq demo
 
 test: $(VENV)/.installed-test ## run the tests; OPTIONS="-k conv" selects some
