@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from jitseq.ir.graph import Value
 from jitseq.ir.packing import packed_size
@@ -178,6 +179,7 @@ class _Planner:
                 self.sums_bytes += size
         return tuple(found)
 
+    @cached_property
     def _touches(self) -> dict[Value, list[int]]:
         """Call indices that read or write each owned value."""
         touches: dict[Value, list[int]] = {}
@@ -190,7 +192,7 @@ class _Planner:
     def _slots_across_segments(self) -> list[int]:
         """A slot for each whole-batch buffer; what has no batch gets fixed memory."""
         sizes = []
-        for value, touches in self._touches().items():
+        for value, touches in self._touches.items():
             if value in self.slots or value in self.sums:
                 continue
             homes = {self._stretch_of(index) for index in touches}
@@ -212,7 +214,7 @@ class _Planner:
 
     def _arena(self, stretch: Stretch) -> int:
         values, lives = [], []
-        for value, touches in self._touches().items():
+        for value, touches in self._touches.items():
             inside = stretch.start <= touches[0] < stretch.stop
             placed = value in self.slots or value in self.sums
             if placed or Source(value) in self.fixed or not inside:
