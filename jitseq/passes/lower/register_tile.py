@@ -14,7 +14,7 @@ from jitseq.ir.compute import Tap
 from jitseq.ir.program import ELEMENT_BYTES, Affine, Buffer, Reg, affine
 from jitseq.passes.lower.operands import Position, apply_chain, store_at
 from jitseq.passes.lower.problem import reads
-from jitseq.passes.lower.window_tile import pooled, window_index
+from jitseq.passes.lower.window_tile import pooled, pooled_with_index
 from jitseq.passes.tile import Tile
 
 if TYPE_CHECKING:
@@ -320,11 +320,14 @@ class RegisterTile:
             window = [place[(n, r + i, c + j)] for i in range(ph) for j in range(pw)]
             for v in range(self.tile.vectors):
                 items = [regs[(k, v)] for k in window]
+                if not self.o.group.companions:
+                    self._store((n, r, c), v, pooled(self.b, self.o.group, items))
+                    continue
+                best, index = pooled_with_index(self.b, items)
+                at = self._position((n, r, c), v, self.o.group.pool_window)
                 for node in self.o.group.companions:
-                    at = self._position((n, r, c), v, self.o.group.pool_window)
-                    index = window_index(self.b, items)
                     store_at(self.o.operands, node.output, index, at)
-                self._store((n, r, c), v, pooled(self.b, self.o.group, items))
+                self._store((n, r, c), v, best)
 
     def _store(self, pixel: tuple[int, int, int], v: int, reg: Reg) -> None:
         group = self.o.group

@@ -21,13 +21,13 @@ def pooled(builder: KernelBuilder, group: Group, items: Sequence[Reg]) -> Reg:
     return builder.binary("mul", total, scale)
 
 
-def window_index(builder: KernelBuilder, items: Sequence[Reg]) -> Reg:
-    """Which item is the first maximum, or the last NaN."""
+def pooled_with_index(builder: KernelBuilder, items: Sequence[Reg]) -> tuple[Reg, Reg]:
+    """The maximum of a window, and which item it is: the first one, or the last NaN."""
     m = VectorScalars(builder, items[0].type)
     best, index = Vector(m, items[0]), m.vector(0.0)
     for k, item in enumerate(items[1:], start=1):
-        value = Vector(m, item)
-        index = m.where(m.gt(value, best), float(k), index)
-        index = m.where(m.isnan(value), float(k), index)
-        best = m.maximum(best, value)
-    return index.reg
+        value, number = Vector(m, item), m.vector(float(k))
+        larger, nan = m.gt(value, best), m.isnan(value)
+        best = m.where(larger, value, m.where(nan, value, best))
+        index = m.where(larger, number, m.where(nan, number, index))
+    return best.reg, index.reg
