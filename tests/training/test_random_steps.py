@@ -1,8 +1,11 @@
-"""Random models, trained: with passes left out, on two threads, as the eager step."""
+"""Random models, trained: without some passes, on two threads, as eager and PyTorch."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from strategies import Case, training_cases
 from training_steps import Pair, momentum
 
 import jitseq as js
-from jitseq import nn
+from jitseq import nn, optim
 from jitseq.ir.graph import Graph
 from jitseq.ir.target import Target
 from jitseq.passes.pipeline import OPTIONAL_PASSES
@@ -111,3 +114,54 @@ def test_interpreted(case: Case, left_out: tuple[str, ...]) -> None:
     for array, reference in zip(found, expected, strict=True):
         size = np.abs(reference).max(initial=0.0)
         np.testing.assert_allclose(array, reference, CLOSE, CLOSE * size + 1e-12)
+
+
+def twin_of(layer: nn.Module) -> Any:
+    """PyTorch's module of the same name and options."""
+    kind = getattr(torch_nn(), type(layer).__name__)
+    if isinstance(layer, nn.Sequential):
+        children = [(name, twin_of(child)) for name, child in layer.named_children()]
+        return kind(OrderedDict(children))
+    options = {
+        name: getattr(layer, name)
+        for name in inspect.signature(kind).parameters
+        if name != "bias" and hasattr(layer, name)
+    }
+    if "bias" in inspect.signature(kind).parameters:
+        options["bias"] = getattr(layer, "bias", None) is not None
+    return kind(**options)
+
+
+def torch_nn() -> Any:
+    return pytest.importorskip("torch").nn
+
+
+@settings(BOUNDED, max_examples=30)
+@given(training_cases())
+def test_as_pytorch(case: Case) -> None:
+    """Loss, parameters and running statistics after one step, dropout left out."""
+    torch = pytest.importorskip("torch")
+    model = copy.deepcopy(case.model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    try:
+        shape = result_of(model, case.first).shape
+    except js.JitseqError:  # one value for each channel
+        return
+    target = np.random.default_rng(1).normal(size=shape)
+    twin = twin_of(model).double().train()
+    twin.load_state_dict(
+        {k: torch.from_numpy(np.array(v)) for k, v in model.state_dict().items()}
+    )
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    loss = torch.nn.functional.mse_loss(
+        twin(torch.from_numpy(case.first)), torch.from_numpy(target)
+    )
+    torch.autograd.backward(loss)
+    optimizer.step()
+    step = js.train_step(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    assert step(case.first, target) == pytest.approx(loss.item(), rel=CLOSE)
+    for name, value in twin.state_dict().items():
+        ours = np.asarray(model.state_dict()[name])
+        np.testing.assert_allclose(ours, value.numpy(), rtol=CLOSE, atol=CLOSE)
