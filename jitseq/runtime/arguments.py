@@ -1,7 +1,8 @@
-"""The arguments of a compiled call, as arrays that kernels can read.
+"""The arguments of a compiled call, as arrays that kernels can read, and its options.
 
-Whatever the caller gave enters; arrays in the order of the target's parameters leave.
-Invariant: an array that is contiguous, aligned and of native byte order is not copied.
+Whatever the caller gave enters; arrays in the order of the target's parameters leave,
+and options that are known. Invariant: an array that is contiguous, aligned and of
+native byte order is not copied.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from jitseq.errors import UnsupportedError
+from jitseq.errors import JitseqError, UnsupportedError
 from jitseq.ir.tracer import as_array
 from jitseq.nn.foreign import to_array
+from jitseq.passes.pipeline import OPTIONAL_PASSES
+
+BACKENDS = ("cpu", "eager")
+PLANNED_BACKENDS = ("numba", "cuda")
 
 
 def positional(
@@ -60,3 +65,26 @@ def _readable(x: Any) -> np.ndarray:
     if flags.c_contiguous and flags.aligned:
         return array
     return np.require(array, requirements=("C", "A"))
+
+
+def checked_backend(backend: str) -> str:
+    """The backend; raises `UnsupportedError` unless it is one of `BACKENDS`."""
+    if backend in BACKENDS:
+        return backend
+    known = f"one of {', '.join(map(repr, BACKENDS))}"
+    if backend in PLANNED_BACKENDS:
+        raise UnsupportedError(
+            f"backend {backend!r} comes in a later release", hint=f"use {known}"
+        )
+    raise UnsupportedError(f"there is no backend {backend!r}", hint=known)
+
+
+def checked_passes(names: Sequence[str]) -> frozenset[str]:
+    """The names; raises `JitseqError` unless all are optional passes."""
+    unknown = set(names) - set(OPTIONAL_PASSES)
+    if unknown:
+        raise JitseqError(
+            f"no optional pass is called {', '.join(sorted(unknown))}",
+            hint=f"one of {', '.join(OPTIONAL_PASSES)}",
+        )
+    return frozenset(names)

@@ -17,21 +17,23 @@ import numpy as np
 
 from jitseq.codegen.llvm.host import selected_target
 from jitseq.config import setting
-from jitseq.errors import JitseqError, UnsupportedError
+from jitseq.errors import UnsupportedError
 from jitseq.ir.builder import active_builder
 from jitseq.ir.graph import Graph, Value
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
-from jitseq.passes.pipeline import OPTIONAL_PASSES
 from jitseq.runtime import compiled_gradient, gradient
-from jitseq.runtime.arguments import positional, readable_all
+from jitseq.runtime.arguments import (
+    checked_backend,
+    checked_passes,
+    positional,
+    readable_all,
+)
 from jitseq.runtime.fed import drawn
 from jitseq.runtime.gradient import Pullback
-from jitseq.runtime.programs import CacheInfo, Program, Programs
+from jitseq.runtime.lookup import CacheInfo
+from jitseq.runtime.programs import Program, Programs
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.threads import checked_threads, get_num_threads
-
-BACKENDS = ("cpu", "eager")
-PLANNED_BACKENDS = ("numba", "cuda")
 
 
 class Compiled:
@@ -56,7 +58,7 @@ class Compiled:
         disable_passes: Sequence[str] = (),
     ) -> None:
         self.target = target
-        self.backend = _checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
+        self.backend = checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
         if threads is not None:
             threads = checked_threads(threads, "jit(threads=…)")
         self.options: dict[str, Any] = {
@@ -66,7 +68,7 @@ class Compiled:
             "disable_passes": tuple(disable_passes),
         }
         self._threads = threads
-        self._disabled = _checked_passes(disable_passes)
+        self._disabled = checked_passes(disable_passes)
         self.__wrapped__ = target
         self.__name__ = getattr(target, "__name__", type(target).__name__)
         self.__qualname__ = getattr(target, "__qualname__", self.__name__)
@@ -111,7 +113,7 @@ class Compiled:
         if fast is not None:
             result = fast(*arrays)
             if result is not None:
-                self._programs.hits += 1
+                self._programs.counts.hits += 1
                 return result
         return self._general(arrays)
 
@@ -199,21 +201,8 @@ class Compiled:
     def explain(self, *samples: Any) -> Report:
         """Kernels, what was not fused and why, memory, compile time."""
         program = self._for_samples(samples)
-        code = program.bound.code
-        notes = []
-        if program.traced.static_reason:
-            notes.append(
-                f"compiled for this batch size: {program.traced.static_reason}"
-            )
-        return Report(
-            code.manifest.kernels,
-            program.bound.fused.refusals,
-            code.manifest.arena_bytes,
-            code.compile_seconds,
-            code.origin,
-            selected_target().cpu,
-            tuple(notes),
-        )
+        reason = program.traced.static_reason
+        return program.code.report(reason)
 
     def profile(self, *arrays: Any, repeats: int | None = None) -> Profile:
         """Measured time of each kernel on one thread, beside its FLOP/s and bytes/s."""
@@ -250,11 +239,10 @@ class Compiled:
 
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
-        return self._programs.info()
+        return self._programs.counts.info()
 
     def _after_fork(self) -> None:
         self._fast = None
-        self._programs.after_fork()
 
 
 _alive: weakref.WeakSet[Compiled] = weakref.WeakSet()
@@ -281,24 +269,3 @@ def _found_by_name(compiled: Compiled) -> bool:
     for name in compiled.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is compiled
-
-
-def _checked_backend(backend: str) -> str:
-    if backend in BACKENDS:
-        return backend
-    known = f"one of {', '.join(map(repr, BACKENDS))}"
-    if backend in PLANNED_BACKENDS:
-        raise UnsupportedError(
-            f"backend {backend!r} comes in a later release", hint=f"use {known}"
-        )
-    raise UnsupportedError(f"there is no backend {backend!r}", hint=known)
-
-
-def _checked_passes(names: Sequence[str]) -> frozenset[str]:
-    unknown = set(names) - set(OPTIONAL_PASSES)
-    if unknown:
-        raise JitseqError(
-            f"no optional pass is called {', '.join(sorted(unknown))}",
-            hint=f"one of {', '.join(OPTIONAL_PASSES)}",
-        )
-    return frozenset(names)

@@ -10,8 +10,6 @@ no variable.
 from __future__ import annotations
 
 import operator
-import os
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -154,7 +152,6 @@ def value_and_grad(
         bool(compiled.options["dynamic_batch"]),
         frozenset(compiled.options["disable_passes"]),
     )
-    _alive.add(programs)
 
     def call(*arrays: Any) -> tuple[float, dict[str, np.ndarray]]:
         gradient.require_inputs_and_y(arrays)
@@ -168,7 +165,7 @@ def value_and_grad(
         names = program.names.values()
         return float(value.item()), dict(zip(names, gradients, strict=True))
 
-    call.cache_info = programs.info  # type: ignore[attr-defined]
+    call.cache_info = programs.counts.info  # type: ignore[attr-defined]
     return call
 
 
@@ -185,15 +182,3 @@ def _one_number(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     if hasattr(loss_of, "named_modules"):
         checked.named_modules = loss_of.named_modules  # type: ignore[attr-defined]
     return checked
-
-
-_alive: weakref.WeakSet[Programs] = weakref.WeakSet()
-
-
-def _renew_after_fork() -> None:
-    for programs in list(_alive):
-        programs.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_after_fork)

@@ -26,6 +26,7 @@ from jitseq.passes.pipeline import optimise
 from jitseq.passes.step import Count
 from jitseq.runtime.bound import Bound, Packed
 from jitseq.runtime.executable import executable
+from jitseq.runtime.report import Report
 from jitseq.runtime.training_checks import label_inputs
 
 Numbers = Mapping[Value, Any]
@@ -73,6 +74,19 @@ class FedProgram:
     def is_plain(self) -> bool:
         """Whether arrays of the call, and static values, are all that it needs."""
         return not self._numbers and not self.variables
+
+    def report(self, static_reason: str | None) -> Report:
+        """How it was compiled; ``static_reason`` says why for one batch size only."""
+        notes = (f"compiled for this batch size: {static_reason}",)
+        return Report(
+            self.code.manifest.kernels,
+            self.fused.refusals,
+            self.code.manifest.arena_bytes,
+            self.code.compile_seconds,
+            self.code.origin,
+            selected_target().cpu,
+            notes if static_reason else (),
+        )
 
     def run(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 
 from jitseq.ir.types import type_of
 from jitseq.ir.variable import EPOCH, STRUCTURE, Variable
-from jitseq.runtime.programs import CacheInfo
+from jitseq.runtime.lookup import Counts, Signatures
 from jitseq.runtime.step_program import Planner, StepProgram
 from jitseq.runtime.training_checks import Trained, trace_loss, trained
 
@@ -28,9 +28,8 @@ class NativeStep:
 
     def __init__(self, step: TrainStep) -> None:
         self.step = step
-        self.hits = 0
-        self.reasons: list[str] = []
-        self.origins: list[str] = []
+        self.counts = Counts("train_step")
+        self._signatures = Signatures(step.dynamic_batch)
         self._programs: dict[Any, StepProgram] = {}
         self._current: dict[Any, StepProgram] = {}
         self._options: list[Any] = []
@@ -51,26 +50,16 @@ class NativeStep:
     def find(self, inputs: Sequence[np.ndarray], updates: bool = True) -> StepProgram:
         """The current program for ``inputs``; compiled unless there is one."""
         self._look_at_options()
-        key = (updates, *_signature(inputs, self.step.dynamic_batch))
-        program = self._current.get(key)
+        program = self._current.get((updates, self._signatures.key(inputs)))
         if program is None or not program.is_current(self.step.optimizer):
-            program = self._current[key] = self._again(inputs, updates)
+            program = self._again(inputs, updates)
+            self._current[(updates, self._signatures.key(inputs))] = program
         else:
-            self.hits += 1
+            self.counts.hits += 1
         self.latest = program
         if program.bound.epoch != int(EPOCH[0]):
             program.bound.refresh(int(EPOCH[0]))
         return program
-
-    def info(self) -> CacheInfo:
-        """The counts so far."""
-        return CacheInfo(
-            self.hits,
-            len(self.origins),
-            self.origins.count("disk"),
-            self.origins.count("compiled"),
-            tuple(self.reasons),
-        )
 
     def _look_at_options(self) -> None:
         """Check what the optimizer holds, where it or the model has changed."""
@@ -97,27 +86,16 @@ class NativeStep:
         """Trace; then take the program that was made for this graph, or make one."""
         step = self.step
         traced = trace_loss(step._target, inputs, step.dynamic_batch)
+        self._signatures.learn(inputs, traced.static_reason is not None)
         planner = Planner(traced, step.optimizer, self._work)
         plan = planner.plan(step.accumulate > 1, updates, self._waiting, step.clip_norm)
         known = self._programs.get(plan.key)
         if known is not None and known.is_current(step.optimizer):
-            self.hits += 1
+            self.counts.hits += 1
             return known
         program = StepProgram(plan, step._disabled)
-        self._programs[plan.key] = program
         types = ", ".join(str(type_of(array)) for array in inputs)
-        what = "model, options or shapes changed" if self.origins else "first step"
-        self.reasons.append(f"{what} ({types})")
-        self.origins.append(program.origin)
+        what = "model, options or shapes changed" if self._programs else "first step"
+        self._programs[plan.key] = program
+        self.counts.miss(f"{what} ({types})", program.origin)
         return program
-
-
-def _signature(inputs: Sequence[np.ndarray], dynamic: bool) -> tuple[Any, ...]:
-    """What tells programs apart; the batch extent is left out where it may vary."""
-    batch = inputs[0].shape[0] if dynamic and inputs[0].ndim else None
-    found = []
-    for array in inputs:
-        shape = array.shape
-        follows = batch is not None and bool(shape) and shape[0] == batch
-        found.append((array.dtype.char, follows, shape[1:] if follows else shape))
-    return tuple(found)

@@ -12,8 +12,10 @@ again, and the next call looks once more.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -31,27 +33,10 @@ from jitseq.runtime.bound import Bound
 from jitseq.runtime.compilable import require_compilable
 from jitseq.runtime.fed import Checks, FedProgram, count_calls, drawn, identity
 from jitseq.runtime.gradient import trained_names
-
-Signature = tuple[Any, ...]
+from jitseq.runtime.lookup import Counts, Signature, Signatures
 
 KEPT_PROGRAMS = 4
 """Programs of one signature that are kept, each for other training flags."""
-
-
-class CacheInfo(NamedTuple):
-    """What became of the calls so far.
-
-    ``hits`` calls found a program that was current, perhaps with weights to pack
-    again; ``misses`` needed another program, for the ``reasons`` given. Of those
-    programs ``disk_hits`` were read from disk and ``compilations`` were compiled; the
-    rest shared code that this process had loaded for an equal model.
-    """
-
-    hits: int
-    misses: int
-    disk_hits: int
-    compilations: int
-    reasons: tuple[str, ...]
 
 
 class Program(NamedTuple):
@@ -94,16 +79,14 @@ class Programs:
         self._target = target
         self._name = name
         self._dynamic_batch = dynamic_batch
+        self._signatures = Signatures(dynamic_batch)
         self._disabled = disabled
         self._table: dict[Signature, Program] = {}
         self._kept: dict[Signature, _Kept] = {}
-        self._static: set[Signature] = set()
-        """Signatures whose programs are each for one batch size."""
         self._lock = threading.RLock()
         self._changing = threading.RLock()
-        self.hits = 0
-        self._origins: list[str] = []
-        self._reasons: list[str] = []
+        self.counts = Counts(name)
+        _alive.add(self)
 
     # look-up
 
@@ -114,9 +97,9 @@ class Programs:
             JitseqError: the target does not accept these types.
         """
         types = [type_of(array) for array in inputs]
-        program = self._table.get(self._key(types))
+        program = self._table.get(self._signatures.key(types))
         if program is not None and program.bound.epoch == int(EPOCH[0]):
-            self.hits += 1
+            self.counts.hits += 1
             return program
         with self._lock:
             return self._look_again(types)
@@ -125,23 +108,12 @@ class Programs:
         """The program made last, if any."""
         return next(reversed(self._table.values()), None)
 
-    def _key(self, types: Sequence[TensorType]) -> Signature:
-        signature = self._signature(types)
-        return tuple(types) if signature in self._static else signature
-
-    def _signature(self, types: Sequence[TensorType]) -> Signature:
-        """What tells programs apart; the batch extent is left out where it may vary."""
-        if not self._dynamic_batch or not types or not types[0].shape:
-            return tuple(types)
-        batch = types[0].shape[0]
-        return tuple(_without_batch(type, batch) for type in types)
-
     def _look_again(self, types: Sequence[TensorType]) -> Program:
         epoch, structure = int(EPOCH[0]), int(STRUCTURE[0])
-        previous = self._table.get(self._key(types))
+        previous = self._table.get(self._signatures.key(types))
         if previous is not None and previous.structure == structure:
             previous.bound.refresh(epoch)
-            self.hits += 1
+            self.counts.hits += 1
             return previous
         return self._trace_again(types, previous)
 
@@ -176,21 +148,22 @@ class Programs:
         self._require(traced)
         names = trained_names(self._target, traced)
         text = self._text(traced, names)
-        key = self._key_of(traced, types)
+        key = self._signatures.learn(types, traced.static_reason is not None)
         kept = self._kept.get(key) or _Kept()
         modules, flags = _modules(self._target)
         known = kept.find(text)
         if known is not None and _same_variables(known.traced, traced):
             known.bound.refresh(epoch)
             program = known._replace(traced=traced, names=names, structure=structure)
-            self.hits += 1
+            self.counts.hits += 1
         else:
             if logs("trace"):
                 print(f"[jitseq trace] {self._name}\n{traced.graph}", file=sys.stderr)
             code = self.bind(self._graph(traced, names), traced, epoch)
             checks = Checks(traced.graph)
             program = Program(traced, names, text, structure, code, checks, {})
-            self._count(_reason(types, previous, known is not None), code.origin)
+            reason = _reason(types, previous, known is not None)
+            self.counts.miss(reason, code.origin)
         kept.keep(program, modules, flags)
         self._kept[key] = kept
         self._table.pop(key, None)
@@ -211,15 +184,6 @@ class Programs:
                 program.joints[key] = joint
             joint.bound.refresh(epoch)
             return joint
-
-    def _key_of(self, traced: Traced, types: Sequence[TensorType]) -> Signature:
-        """Where the program of a trace belongs."""
-        signature = self._signature(types)
-        if traced.static_reason is None:
-            self._static.discard(signature)
-            return signature
-        self._static.add(signature)
-        return tuple(types)
 
     def _require(self, traced: Traced) -> None:
         """Raise `JitseqError` for what layers let through but kernels do not."""
@@ -258,24 +222,6 @@ class Programs:
             assigned.append(params[id(variable)])
         graph, counts = feed_counts(with_updates(graph, assigned))
         return FedProgram(graph, given, counts, variables, self._disabled, epoch)
-
-    # counts
-
-    def _count(self, reason: str, origin: str) -> None:
-        self._reasons.append(reason)
-        self._origins.append(origin)
-        if logs("recompiles"):
-            print(f"[jitseq recompiles] {self._name}: {reason}", file=sys.stderr)
-
-    def info(self) -> CacheInfo:
-        """The counts so far."""
-        return CacheInfo(
-            self.hits,
-            len(self._origins),
-            self._origins.count("disk"),
-            self._origins.count("compiled"),
-            tuple(self._reasons),
-        )
 
     def after_fork(self) -> None:
         """In a forked child: other threads are gone, whatever they were doing."""
@@ -323,11 +269,6 @@ def _modules(target: Any) -> tuple[Any, tuple[bool, ...]]:
     return classes, tuple(bool(module.training) for _, module in found)
 
 
-def _without_batch(type: TensorType, batch: int) -> Signature:
-    follows = bool(type.shape) and type.shape[0] == batch
-    return type.dtype, type.ndim, follows, type.shape[1:] if follows else type.shape
-
-
 def _same_variables(a: Traced, b: Traced) -> bool:
     """Whether equal graphs read and update the same variables."""
     if a.variables.keys() != b.variables.keys():
@@ -346,3 +287,15 @@ def _reason(types: Sequence[TensorType], previous: Program | None, same: bool) -
     if same:
         return f"parameters were replaced ({inputs})"
     return f"the model or its training flags changed ({inputs})"
+
+
+_alive: weakref.WeakSet[Programs] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    for programs in list(_alive):
+        programs.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)

@@ -200,20 +200,7 @@ class StepProgram:
 
     def report(self) -> Report:
         """How the step was compiled."""
-        notes: tuple[str, ...] = ()
-        reason = self.plan.traced.static_reason
-        if reason:
-            notes = (f"compiled for this batch size: {reason}",)
-        code = self.bound.code
-        return Report(
-            code.manifest.kernels,
-            self.fused.refusals,
-            code.manifest.arena_bytes,
-            code.compile_seconds,
-            code.origin,
-            selected_target().cpu,
-            notes,
-        )
+        return self.code.report(self.plan.traced.static_reason)
 
     def profile(
         self,

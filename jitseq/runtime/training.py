@@ -25,10 +25,10 @@ from jitseq.nn.functional.arguments import integer
 from jitseq.optim.checks import OptimizerError, require_number
 from jitseq.optim.optimizer import Optimizer
 from jitseq.passes.autodiff import differentiate
-from jitseq.runtime.arguments import readable_all
-from jitseq.runtime.compiled import _checked_backend, _checked_passes
+from jitseq.passes.step import NORM_EPSILON
+from jitseq.runtime.arguments import checked_backend, checked_passes, readable_all
+from jitseq.runtime.lookup import CacheInfo
 from jitseq.runtime.native_step import NativeStep
-from jitseq.runtime.programs import CacheInfo
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.step_program import StepProgram
 from jitseq.runtime.threads import checked_threads, get_num_threads
@@ -41,9 +41,6 @@ from jitseq.runtime.training_checks import (
     trace_loss,
     trained,
 )
-
-NORM_EPSILON = 1e-6
-"""PyTorch's addition to the norm by which gradients are divided."""
 
 
 class TrainStep:
@@ -90,7 +87,7 @@ class TrainStep:
                     hint=f"the {what} is a module or a function of arrays",
                 )
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.backend = _checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
+        self.backend = checked_backend(backend or setting("JITSEQ_BACKEND", "cpu"))
         if threads is not None:
             threads = checked_threads(threads, "train_step(threads=…)")
         self._threads = threads
@@ -99,7 +96,7 @@ class TrainStep:
         if clip_norm is not None:
             self.clip_norm = require_number(clip_norm, "clip_norm")
         self.dynamic_batch = dynamic_batch
-        self._disabled = _checked_passes(disable_passes)
+        self._disabled = checked_passes(disable_passes)
         self._target = composed(model, loss)
         self._lock = threading.RLock()
         self._calls = 0
@@ -188,7 +185,7 @@ class TrainStep:
 
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
-        return self._native.info()
+        return self._native.counts.info()
 
     def _eager(self, inputs: Sequence[np.ndarray]) -> float:
         """The step by the ops' references: compute everything, then commit."""

@@ -251,3 +251,25 @@ def test_predictions_follow_the_steps(rng) -> None:
         model.eval()
         np.testing.assert_allclose(predict(x), model(x), 1e-10, 1e-12)
         model.train()
+
+
+class Centred(nn.Module):
+    """Its maximum over the batch asks for the batch size itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Any) -> Any:
+        y = self.linear(x)
+        return y - F.amax(y, 0)
+
+
+def test_a_model_that_needs_the_batch_size_has_a_program_for_each() -> None:
+    pair = Pair(lambda: Centred().double(), nn.MSELoss())
+    for seed, n in enumerate((5, 7, 3, 5)):
+        rng = np.random.default_rng(seed)
+        pair(rng.normal(size=(n, 3)), rng.normal(size=(n, 4)), close=1e-12)
+    info = pair.native.cache_info()
+    assert (info.misses, info.hits) == (3, 1)
+    assert "compiled for this batch size" in str(pair.native.explain())
