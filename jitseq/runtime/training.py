@@ -27,6 +27,7 @@ from jitseq.optim.optimizer import Optimizer
 from jitseq.passes.autodiff import differentiate
 from jitseq.passes.step import NORM_EPSILON
 from jitseq.runtime.arguments import checked_backend, checked_passes, readable_all
+from jitseq.runtime.fed import drawn
 from jitseq.runtime.lookup import CacheInfo
 from jitseq.runtime.native_step import NativeStep
 from jitseq.runtime.report import Profile, Report
@@ -222,8 +223,8 @@ class TrainStep:
         joint = differentiate(
             traced.graph, wrt, of=traced.graph.outputs[:1], seed=1.0 / self.accumulate
         )
-        fed = [source() for _, source in traced.feeds]
-        known: Environment = dict(zip(joint.graph.inputs, (*inputs, *fed), strict=True))
+        given = (*inputs, *drawn(traced))
+        known: Environment = dict(zip(joint.graph.inputs, given, strict=True))
         known |= {p: traced.variables[p.name].numpy() for p in joint.graph.params}
         evaluate(joint.graph.nodes, known, joint.graph.outputs)
         gradients = {

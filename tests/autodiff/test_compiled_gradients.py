@@ -272,7 +272,7 @@ def test_losses_are_those_of_eager_mode(name: str, dtype: str, rng: Any) -> None
         all_close(gradients, others, CLOSE[dtype])
         all_close(ours.state_dict(), twin.state_dict(), CLOSE[dtype])
     if name != "static batch":
-        assert compiled.cache_info().compilations == 2
+        assert compiled.cache_info().misses == 2
 
 
 def test_backends(rng: Any) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jitseq.ir.compute import AxisWindows, Window
-from jitseq.ir.program import Affine, Reg, Type, affine
+from jitseq.ir.program import Affine, Reg, Type
 from jitseq.ir.target import Target
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.lower.halo import clear_halo
 from jitseq.passes.lower.operands import Operands, Position, apply_chain, store_at
+from jitseq.passes.lower.pool_kernel import channel_vectors
 from jitseq.passes.lower.problem import image_count
 
 UNROLLED_WINDOW = 16
-VECTORS_AT_ONCE = 4
 
 
 def lower_window(
@@ -49,24 +49,12 @@ class _Pool:
         self.b.nest(("n", "y", "x"), (images, rows, columns), self._output)
 
     def _output(self, n: Affine, y: Affine, x: Affine) -> None:
-        lanes = self.type.lanes
-        whole = self.channels // lanes
-        together = min(VECTORS_AT_ONCE, whole)
-        done = 0
-        if whole:
-            done = whole // together * together * lanes
-
-            def several(c: Affine) -> None:
-                vectors = [(c + k * lanes, None) for k in range(together)]
-                self._channels(n, y, x, vectors)
-
-            self.b.loop("c", 0, done, together * lanes, several)
-        rest: list[tuple[Affine, int | None]] = []
-        for start in range(done, self.channels, lanes):
-            valid = min(lanes, self.channels - start)
-            rest.append((affine(start), valid if valid < lanes else None))
-        if rest:
-            self._channels(n, y, x, rest)
+        channel_vectors(
+            self.b,
+            self.channels,
+            self.type.lanes,
+            lambda vectors: self._channels(n, y, x, vectors),
+        )
 
     def _channels(
         self,
