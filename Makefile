@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 OPTIONS ?=
+CUDA ?= cuda12
 
-.PHONY: help demo test lint types bench golden clean
+.PHONY: help demo test test-gpu lint types bench bench-gpu golden clean
 .DEFAULT_GOAL := help
 
 help: ## list these tasks
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,10 @@ demo: $(VENV)/.installed-progress ## train a CNN on handwritten digits, and time
 test: $(VENV)/.installed-test ## run the tests; OPTIONS="-k conv" selects some
 	$(RUN) -m pytest $(OPTIONS)
 
+test-gpu: $(VENV)/.installed-test $(VENV)/.installed-$(CUDA) ## run what needs an NVIDIA GPU; CUDA=cuda13 for new drivers
+	NUMBA_ENABLE_CUDASIM=0 $(RUN) -m pytest -rs -k "cuda or gpu" \
+		tests/backends tests/cuda tests/gpu $(OPTIONS)
+
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -41,6 +46,9 @@ types: $(VENV)/.installed-dev ## check types
 
 bench: $(VENV)/.installed-bench ## time the zoo beside its peers; OPTIONS="--quick" or "--train"
 	$(RUN) -m jitseq bench $(OPTIONS)
+
+bench-gpu: $(VENV)/.installed-torch $(VENV)/.installed-$(CUDA) ## time the zoo on a GPU beside PyTorch; OPTIONS="--train" or "--profile"
+	NUMBA_ENABLE_CUDASIM=0 $(RUN) -m jitseq bench --backend cuda $(OPTIONS)
 
 golden: $(VENV)/.installed-test ## write the golden texts again; review with git diff
 	$(RUN) -m pytest tests/golden tests/autodiff tests/test_docs.py --update-golden

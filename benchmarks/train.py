@@ -9,28 +9,24 @@ comparison, since masks differ, and on when steps are timed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.bench import (
-    COMPILED,
-    EAGER,
     QUICK_MODELS,
-    Row,
     add_options,
+    add_threads,
     choose_peers,
-    header,
     limit_blas,
-    line,
-    summary,
-    write_json,
+    packages_of,
+    table_for,
 )
+from benchmarks.table import COMPILED, CPU, EAGER, Row, judge, race, write_json
 from benchmarks.timing import median_seconds
 from benchmarks.train_peers import TRAIN_PEERS, Stepper, TrainPeer, prepare_jitseq
 from benchmarks.train_task import Task, make_task, update_error
 from benchmarks.zoo import ENTRIES, Entry
 
-COLUMNS = (EAGER, COMPILED, *(peer.name for peer in TRAIN_PEERS))
 BATCHES = (16, 64)
 LARGE = {"vgg11_bn": (16,), "mobilenet_v1": (16,)}
 """Models with fewer batch sizes."""
@@ -43,21 +39,32 @@ TOLERANCE = 1e-2
 
 
 def contestants(
-    task: Task, peers: Sequence[TrainPeer], threads: int
+    task: Task, peers: Sequence[TrainPeer], threads: int, backend: str = CPU
 ) -> dict[str, Stepper]:
     """Freshly initialised steps, by name."""
     steppers = {
         EAGER: prepare_jitseq(task, threads, "eager"),
-        COMPILED: prepare_jitseq(task, threads, "cpu"),
+        COMPILED: prepare_jitseq(task, threads, backend),
     }
+    if backend != CPU:
+        steppers[CPU] = prepare_jitseq(task, threads, CPU)
     return steppers | {peer.name: peer.prepare(task, threads) for peer in peers}
 
 
-def first_step_errors(steppers: Mapping[str, Stepper]) -> dict[str, float]:
-    """Makes one step of each; how far losses and updates are from jitseq eager's."""
+def first_step_errors(
+    steppers: Mapping[str, Stepper], begin: Callable[[str], None] | None = None
+) -> dict[str, float]:
+    """Makes one step of each; how far losses and updates are from jitseq eager's.
+
+    ``begin(name)`` is called in front of each step.
+    """
     start = steppers[EAGER].state()
-    losses = {name: stepper.step() for name, stepper in steppers.items()}
-    states = {name: stepper.state() for name, stepper in steppers.items()}
+    losses, states = {}, {}
+    for name, stepper in steppers.items():
+        if begin is not None:
+            begin(name)
+        losses[name] = stepper.step()
+        states[name] = stepper.state()
     loss, state = losses[EAGER], states[EAGER]
     return {
         name: max(
@@ -70,16 +77,22 @@ def first_step_errors(steppers: Mapping[str, Stepper]) -> dict[str, float]:
 
 
 def measure(
-    entry: Entry, batch: int, peers: Sequence[TrainPeer], threads: int, rounds: int
+    entry: Entry,
+    batch: int,
+    *,
+    peers: Sequence[TrainPeer],
+    threads: int,
+    rounds: int,
+    backend: str = CPU,
 ) -> Row:
     """One row of the table."""
     task = make_task(entry, batch)
     covering = [peer for peer in peers if peer.uncovered(task) is None]
     exact = make_task(entry, batch, dropout=False)
-    steppers = contestants(exact, covering, threads)
+    steppers = contestants(exact, covering, threads, backend)
     errors = first_step_errors(steppers)
     if task.is_random:
-        steppers = contestants(task, covering, threads)
+        steppers = contestants(task, covering, threads, backend)
     calls = {name: stepper.step for name, stepper in steppers.items()}
     seconds = median_seconds(calls, rounds, patient=frozenset({EAGER}))
     return Row(entry.name, batch, seconds, errors)
@@ -88,14 +101,17 @@ def measure(
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="jitseq bench --train",
+        allow_abbrev=False,
         description="Time training steps (forward, loss, backward, SGD with momentum) "
         "of the model zoo beside the installed peers: median µs a step. ratio is the "
-        "fastest peer's time over jitseq's.",
+        "fastest peer's time over jitseq's. With --backend numba, the LLVM backend has "
+        "a column too.",
     )
     add_options(result, TRAIN_PEERS)
-    result.add_argument(
-        "--batches", type=batch_list, metavar="N,M", help="default 16,64"
-    )
+    add_threads(result)
+    option = result.add_argument
+    option("--batches", type=batch_list, metavar="N,M", help="default 16,64")
+    option("--train", action="store_true", help="this benchmark")
     return result
 
 
@@ -132,21 +148,17 @@ def main(argv: Sequence[str]) -> int:
     """Print the table; 1 if some updates disagree, else 0."""
     options = parser().parse_args(argv)
     peers = choose_peers(options, TRAIN_PEERS)
+    table = table_for(options.backend, TRAIN_PEERS, TOLERANCE)
     chosen = races(options)
     print_uncovered(chosen, peers)
-    print(f"median µs a step, {options.threads} thread(s), {options.rounds} rounds")
-    print(header(COLUMNS))
-    rows: list[Row] = []
-    race = partial(measure, peers=peers, threads=options.threads, rounds=options.rounds)
-    with limit_blas(options.threads):
-        for entry, batch in chosen:
-            rows.append(race(entry, batch))
-            print(line(rows[-1], COLUMNS), flush=True)
-    for text in summary(rows):
-        print(text)
+    threads, rounds, backend = options.threads, options.rounds, options.backend
+    print(f"median µs a step, {backend}, {threads} thread(s), {rounds} rounds")
+    each = partial(
+        measure, peers=peers, threads=threads, rounds=rounds, backend=backend
+    )
+    with limit_blas(threads):
+        rows = race(table, chosen, each)
     if options.json:
-        write_json(options.json, rows, options.threads, TRAIN_PEERS)
-    wrong = [row for row in rows if not max(row.errors.values()) <= TOLERANCE]
-    for row in wrong:
-        print(f"updates disagree: {row.model}, batch {row.batch}: {row.errors}")
-    return 1 if wrong else 0
+        facts = {"threads": threads, "backend": backend}
+        write_json(options.json, table, rows, packages_of(TRAIN_PEERS), **facts)
+    return judge(table, rows, "updates")

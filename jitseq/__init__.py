@@ -13,11 +13,21 @@ from jitseq.errors import (
     TraceError,
     UnsupportedError,
 )
+from jitseq.nn.elementwise import elementwise
 from jitseq.nn.init import manual_seed
 
 if TYPE_CHECKING:
     from jitseq import datasets, optim
-    from jitseq.api import fit, jit, trace, train_step, value_and_grad, vjp
+    from jitseq.api import (
+        diff,
+        fit,
+        jit,
+        summary,
+        trace,
+        train_step,
+        value_and_grad,
+        vjp,
+    )
     from jitseq.runtime.compiled import Compiled
     from jitseq.runtime.history import History
     from jitseq.runtime.threads import get_num_threads, set_num_threads
@@ -35,6 +45,8 @@ __all__ = [
     "TrainStep",
     "UnsupportedError",
     "datasets",
+    "diff",
+    "elementwise",
     "fit",
     "get_num_threads",
     "jit",
@@ -42,6 +54,7 @@ __all__ = [
     "nn",
     "optim",
     "set_num_threads",
+    "summary",
     "trace",
     "train_step",
     "value_and_grad",
@@ -52,8 +65,10 @@ _LAZY = {
     "Compiled": "jitseq.runtime.compiled",
     "History": "jitseq.runtime.history",
     "TrainStep": "jitseq.runtime.training",
+    "diff": "jitseq.api",
     "fit": "jitseq.api",
     "jit": "jitseq.api",
+    "summary": "jitseq.api",
     "trace": "jitseq.api",
     "train_step": "jitseq.api",
     "value_and_grad": "jitseq.api",

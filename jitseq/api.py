@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from jitseq.runtime.compiled import Compiled
 from jitseq.runtime.following import CompiledFollowing
 from jitseq.runtime.history import History
 from jitseq.runtime.training import TrainStep
+
+if TYPE_CHECKING:
+    from jitseq.compare.difference import Difference
+    from jitseq.display.summary import Summary
 
 Target = Callable[..., Any]
 
@@ -92,6 +96,57 @@ def jit(
 def trace(target: Target, *samples: Any, **options: Any) -> Compiled:
     """`jit`, already compiled for the shapes and dtypes of ``samples``."""
     return jit(target, **options).prepare(*samples)
+
+
+def summary(target: Target, *samples: Any) -> Summary:
+    """One line for each layer: output, parameters, work, and the kernel it is part of.
+
+    Args:
+        target: what `jit` takes, or its result.
+        samples: inputs, of which dtypes and shapes count; none where ``target`` is
+            compiled and has been called.
+
+    Returns a `Summary`: a table as text and in notebooks, its records in ``rows``.
+    Raises what a call with ``samples`` raises for its arguments.
+    """
+    compiled = target if isinstance(target, Compiled) else jit(target)
+    return compiled.summary(*samples)
+
+
+def diff(
+    model: Target,
+    *samples: Any,
+    backends: Sequence[str] = ("eager", "cpu"),
+    gradients: bool = True,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Difference:
+    """Run two backends side by side and find the layer at which they part.
+
+    Args:
+        model: what `jit` takes, or its result, whose options count.
+        samples: the arrays of one call.
+        backends: two of those of `jit`.
+        gradients: whether the backward pass is compared too, for a random cotangent
+            that is the same in every run.
+        rtol, atol: the backends may be ``atol + rtol * size`` apart, where size is the
+            larger of both numbers; one that is None is 0. When both are None, each
+            layer may be as far from float64, on the inputs that it had, as rounding
+            explains.
+
+    Returns a `Difference`, which is true when the backends agree; ``first``, ``layers``
+    and ``nonfinite`` say where they do not. Buffers, parameters, programs and random
+    numbers stay as they are; in training mode both sides get the same random numbers.
+
+    Raises:
+        UnsupportedError: there are not two backends, one does not exist, or an
+            operation has no gradient.
+        JitseqError: what a call with ``samples`` raises; a sample is empty.
+    """
+    from jitseq.compare.diff import diff as compare
+
+    compiled = model if isinstance(model, Compiled) else jit(model, backend="eager")
+    return compare(compiled, samples, backends, gradients, rtol, atol)
 
 
 def vjp(target: Target, *arrays: Any) -> tuple[Any, gradient.Pullback]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 
 VARIABLES = {
-    "JITSEQ_BACKEND": "default backend: cpu or eager",
+    "JITSEQ_BACKEND": "default backend: cpu, numba, cuda or eager",
     "JITSEQ_NUM_THREADS": "threads a compiled program may use (default: all cores)",
     "JITSEQ_CACHE_DIR": "directory of compiled programs (default: the user's cache)",
     "JITSEQ_DISABLE": "1 runs every compiled callable eagerly",
+    "JITSEQ_CUDA_GRAPHS": "0 launches every kernel on its own on backend cuda",
     "JITSEQ_TARGET": "compile for another processor, for example x86-64-v3",
     "JITSEQ_LOG": "comma list of trace, passes, codegen, cache, recompiles",
 }

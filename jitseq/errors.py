@@ -73,6 +73,10 @@ class RangeError(JitseqError, ValueError, IndexError):
     """A label or probability outside of the range that a loss accepts."""
 
 
+class DeviceError(JitseqError, RuntimeError):
+    """A graphics processor, its driver or its memory cannot do what was asked."""
+
+
 class TraceError(JitseqError, TypeError):
     """A traced function used a value that is only known when the program runs."""
 

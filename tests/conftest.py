@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Before anything imports numba: the cuda backend runs in its simulator, unless
+# `make test-gpu` asks for the device.
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+import doc_backends
 import numpy as np
 
 from benchmarks.zoo import ZOO
@@ -261,4 +262,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "errors": error_classes,
     "variables": variables,
     "ulp": ulp_bounds,
+    **doc_backends.GENERATED,
 }

@@ -16,7 +16,7 @@ PACKAGE = Path(jitseq.__file__).parent
 FOUNDATION = {"errors", "config"}
 IR = {"ir", *FOUNDATION}
 RUNTIME = {"codegen", "passes", "nn", "optim", *IR}
-API = {"runtime", "interop", "datasets", *RUNTIME}
+API = {"runtime", "interop", "datasets", "display", "compare", *RUNTIME}
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
@@ -28,6 +28,8 @@ ALLOWED = {
     "datasets": FOUNDATION,
     "runtime": RUNTIME,
     "interop": {"nn", *IR},
+    "display": {"runtime", *RUNTIME},
+    "compare": {"runtime", "display", *RUNTIME},
     "api": API,
     "cli": {"api", "jitseq", *API},
     "__main__": {"cli"},
@@ -35,10 +37,17 @@ ALLOWED = {
 }
 """What each part of the package may import; ``jitseq`` is the package itself."""
 
+SHOWN = (
+    "ir.graph", "runtime.compiled", "runtime.history", "runtime.inspect",
+    "runtime.report", "runtime.training",
+)  # fmt: skip
+"""What shows itself imports its display when it is shown."""
+
 EXCEPTIONS = {
     ("jitseq.ir.tracer", "nn"),
     ("jitseq.runtime.history", "matplotlib"),
     ("jitseq.runtime.progress", "tqdm"),
+    *((f"jitseq.{shown}", "display") for shown in SHOWN),
 }
 """The methods of a traced array are the functional forms, imported when called; plots
 and progress bars import what they are drawn with when they are drawn."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jitseq.errors import JitseqError
 
 DTYPES = ("float32", "float64")
 
@@ -31,6 +34,12 @@ def add_parser(commands: Any) -> None:
         help="shape of an input with its batch, as 1x3x32x32; once for each input",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        type=Path,
+        help="write a page with summary, drawing, profile and memory instead",
+    )
     parser.set_defaults(run=run)
 
 
@@ -41,10 +50,26 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model).to(options.dtype).eval()
     samples = [sample_input(shape, options.dtype) for shape in options.input]
     compiled = js.jit(model)
+    if options.html is not None:
+        return write_page(compiled, samples, options)
     graph = compiled.graph(*samples)
     print(layer_table(model, graph))
     print(f"\n{graph}\n")
     print(compiled.explain(*samples))
+    return 0
+
+
+def write_page(compiled: Any, samples: Any, options: argparse.Namespace) -> int:
+    """Write one self-contained page; returns the exit status."""
+    from jitseq.display.page import page
+
+    title = f"{options.model}, input {', '.join(options.input)}"
+    content = page(compiled, samples, title)
+    try:
+        options.html.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise JitseqError(f"cannot write {options.html}: {error.strerror}") from None
+    print(f"wrote {options.html} ({len(content) / 1e3:.0f} KB)")
     return 0
 
 

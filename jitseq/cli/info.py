@@ -30,6 +30,7 @@ def system_facts() -> dict[str, str]:
     """What a bug report should say, by name."""
     import jitseq
     from jitseq.codegen.llvm.host import selected_target
+    from jitseq.codegen.numba_cuda import shim
     from jitseq.runtime.cache import cache_directory, entries
     from jitseq.runtime.threads import get_num_threads
 
@@ -43,6 +44,7 @@ def system_facts() -> dict[str, str]:
         **{name: installed_version(name) for name in NEEDED},
         "target": target.cpu,
         "vectors": f"{target.vector_bytes * 8} bits, {target.registers} registers",
+        "cuda": shim.describe(),
         "threads": str(get_num_threads()),
         "cache": f"{cache_directory() or 'not used'} "
         f"({len(files)} programs, {size / 1024:.0f} KiB)",

@@ -19,6 +19,7 @@ from jitseq.ir.program import (
     Argument,
     Buffer,
     Instr,
+    Item,
     Kernel,
     Loop,
     Program,
@@ -110,11 +111,12 @@ class _Frame:
     def __init__(self, values: dict[object, Any]) -> None:
         self.values = values
 
-    def body(self, body: Sequence[Instr | Loop]) -> None:
+    def body(self, body: Sequence[Item]) -> None:
         for item in body:
             if isinstance(item, Loop):
                 self.loop(item)
             else:
+                assert isinstance(item, Instr), "guards belong to grids"
                 self.instruction(item)
 
     def loop(self, loop: Loop) -> None:

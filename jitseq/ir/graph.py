@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from jitseq.ir.types import TensorType
@@ -108,3 +109,38 @@ class Graph:
         from jitseq.ir.text import graph_text
 
         return graph_text(self)
+
+    # displays, imported when they are asked for
+
+    def to_dot(self) -> str:
+        """The graph in the language of Graphviz."""
+        from jitseq.display.export import graph_dot
+
+        return graph_dot(self)
+
+    def to_json(self) -> str:
+        """The graph as JSON, by the schema in ``docs/displays.md``."""
+        from jitseq.display.export import graph_json
+
+        return graph_json(self)
+
+    @staticmethod
+    def from_json(source: str) -> Graph:
+        """The graph that `to_json` wrote; raises `JitseqError` for other JSON."""
+        from jitseq.display.export import graph_from_json
+
+        return graph_from_json(source)
+
+    def to_svg(self, path: str | Path | None = None) -> str:
+        """The nodes that are no function of params alone, also written to ``path``."""
+        from jitseq.display.drawing import picture_of_graph
+
+        text = picture_of_graph(self).svg(standalone=True)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def _repr_html_(self) -> str:
+        from jitseq.display.drawing import graph_html
+
+        return graph_html(self)

@@ -15,6 +15,7 @@ from jitseq.ir.program import (
     Affine,
     Buffer,
     Instr,
+    Item,
     Kernel,
     Loop,
     Pointer,
@@ -33,7 +34,7 @@ class KernelBuilder:
         self.count = Reg(INDEX, "images")
         self.first = Reg(INDEX, "first")
         self.buffers: list[Buffer] = []
-        self._bodies: list[list[Instr | Loop]] = [[]]
+        self._bodies: list[list[Item]] = [[]]
 
     def buffer(self, name: str, element: str, written: bool = False) -> Buffer:
         self.buffers.append(Buffer(name, element, written))

@@ -8,6 +8,10 @@ Grammar::
     address = buffer or pinned pointer, plus an affine expression of loop variables
     types   = i64 | f32xL | f64xL | maskxL, with L lanes; one lane is a scalar
 
+A kernel for a graphics processor is run by a grid of threads: it asks for the number
+of its thread and block, holds memory of a block or of a thread in scratch buffers, and
+has guards. All its types are scalars, and all threads run a loop equally often.
+
 Invariant: registers are assigned once and used inside the body that defines them;
 values cross loop iterations only as the loop's carried registers. Shapes, strides
 and tiles are numbers here; the only run-time quantities are the image count and the
@@ -92,11 +96,17 @@ def affine(value: Affine | Reg | int) -> Affine:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """A kernel argument: a pointer to elements, disjoint from what others write."""
+    """A kernel argument: a pointer to elements, disjoint from what others write.
+
+    In a grid of threads, ``space`` may be ``shared`` (by the threads of a block) or
+    ``local`` (to one thread): scratch memory of ``size`` elements, no argument.
+    """
 
     name: str
     element: str
     written: bool = False
+    space: str = "global"
+    size: int = 0
 
 
 Pointer = Buffer | Reg
@@ -115,6 +125,13 @@ class Instr:
     table(index): ``extra`` is a tuple of integers. imin, imax, round_down: i64.
     transpose(rows): lane j of row i goes to lane i of result j.
     sum_lanes(rows): lane i is the sum of row i's lanes, zero behind the last row.
+
+    In grids: thread, block, row are numbers of the thread in its block and of the block
+    along both axes of the grid; quotient, remainder (by ``extra``, of i64 that are not
+    negative); below(a, b): i64 ``a < b``; both(mask, mask). load_where(mask, pointer,
+    index) is zero where the mask is false, and reads nothing there. barrier: all
+    threads of the block arrive before any goes on, and see what others wrote.
+    warp_add, warp_maximum: over ``extra`` threads in a row, the result in all of them.
     Others are arithmetic on lanes, with the names of `jitseq.ir.scalar`.
     """
 
@@ -146,7 +163,7 @@ class Loop:
         self.start = start
         self.stop = stop
         self.step = step
-        self.body: list[Instr | Loop] = []
+        self.body: list[Item] = []
         self.entering: tuple[Reg, ...] = ()
         self.carried: tuple[Reg, ...] = ()
         self.yielded: tuple[Reg, ...] = ()
@@ -159,6 +176,19 @@ class Loop:
         return fixed and self.start.const < self.stop.const
 
 
+class Guard:
+    """``if mask:``; what its body defines is used inside of it only. No barrier."""
+
+    __slots__ = ("body", "mask")
+
+    def __init__(self, mask: Reg) -> None:
+        self.mask = mask
+        self.body: list[Item] = []
+
+
+Item = Instr | Loop | Guard
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One loop nest, run for ``count`` images, the first of which is ``first``."""
@@ -167,7 +197,27 @@ class Kernel:
     buffers: tuple[Buffer, ...]
     count: Reg
     first: Reg
-    body: tuple[Instr | Loop, ...]
+    body: tuple[Item, ...]
+    scratch: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A grid: blocks of ``threads``, enough for all items, times ``rows``.
+
+    There are ``items`` for each image, or in all where the kernel runs once.
+    """
+
+    threads: int
+    items: int
+    items_per_block: int
+    per_image: bool
+    rows: int = 1
+
+    def blocks(self, images: int) -> int:
+        """Along the first axis of the grid."""
+        items = self.items * (images if self.per_image else 1)
+        return -(-items // self.items_per_block)
 
 
 @dataclass(frozen=True)
@@ -178,6 +228,7 @@ class Argument:
     variables, packed parameters, buffers that live as long as the call), ``arena``
     (scratch memory of a thread, for one block) or ``sums`` (what is added up over the
     images of a share). The address is ``base + offset + image · stride``, all in bytes.
+    In grids there is also ``images``: slot ``slot``, at ``base + offset · images``.
     """
 
     space: str
@@ -191,11 +242,16 @@ class Call:
     """Run ``kernel`` (an index) on ``arguments`` for each image of the block.
 
     ``count`` replaces the number of images where the kernel counts something else.
+    ``launch`` is the grid that runs it, on a graphics processor; the call is then made
+    for ``least`` to ``most`` images only.
     """
 
     kernel: int
     arguments: tuple[Argument, ...]
     count: int | None = None
+    launch: Launch | None = None
+    least: int = 1
+    most: int | None = None
 
 
 @dataclass(frozen=True)

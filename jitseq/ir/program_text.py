@@ -5,7 +5,16 @@ Two kernels with the same text do the same work, whatever buffers they are calle
 
 from __future__ import annotations
 
-from jitseq.ir.program import Affine, Buffer, Instr, Kernel, Loop, Program, Reg
+from jitseq.ir.program import (
+    Affine,
+    Buffer,
+    Guard,
+    Instr,
+    Kernel,
+    Loop,
+    Program,
+    Reg,
+)
 
 
 class _Printer:
@@ -13,6 +22,8 @@ class _Printer:
         self.names: dict[object, str] = {kernel.count: "images", kernel.first: "first"}
         for i, buffer in enumerate(kernel.buffers):
             self.names[buffer] = f"{'out' if buffer.written else 'in'}{i}"
+        for i, buffer in enumerate(kernel.scratch):
+            self.names[buffer] = f"{buffer.space}{i}"
         self.lines: list[str] = []
 
     def name(self, reg: Reg) -> str:
@@ -41,6 +52,9 @@ class _Printer:
         for item in body:  # type: ignore[attr-defined]
             if isinstance(item, Loop):
                 self.loop(item, indent)
+            elif isinstance(item, Guard):
+                self.lines.append(f"{indent}if {self.name(item.mask)}:")
+                self.body(item.body, indent + "  ")
             else:
                 self.instr(item, indent)
 
@@ -56,6 +70,9 @@ class _Printer:
         if instr.op == "prefetch":
             pointer, index = map(self.operand, instr.args)
             self.lines.append(f"{indent}prefetch {pointer}[{index}]")
+            return
+        if not instr.results:
+            self.lines.append(f"{indent}{instr.op}")
             return
         results = ", ".join(f"{self.name(r)}: {r.type}" for r in instr.results)
         self.lines.append(f"{indent}{results} = {instr.op} {args}{extra}")
@@ -81,7 +98,8 @@ def kernel_text(kernel: Kernel) -> str:
     printer = _Printer(kernel)
     printer.body(kernel.body, "  ")
     buffers = ", ".join(f"{printer.names[b]}: {b.element}" for b in kernel.buffers)
-    return "\n".join([f"({buffers}; images):", *printer.lines])
+    scratch = [f"  {printer.names[b]}: {b.element}[{b.size}]" for b in kernel.scratch]
+    return "\n".join([f"({buffers}; images):", *scratch, *printer.lines])
 
 
 def program_text(program: Program) -> str:
@@ -97,6 +115,10 @@ def program_text(program: Program) -> str:
                 for a in call.arguments
             )
             count = "" if call.count is None else f"; {call.count}"
+            if call.launch is not None:
+                count += f"; {call.launch}"
+            if (call.least, call.most) != (1, None):
+                count += f"; {call.least} to {call.most or 'all'} images"
             lines.append(f"  {program.kernels[call.kernel].name}({places}{count})")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -36,3 +36,29 @@ class Target:
         """Text that tells targets apart, for cache keys."""
         sizes = (self.vector_bytes, self.registers, self.l1_bytes, self.l2_bytes)
         return f"{self.cpu};{self.features};{sizes}"
+
+
+@dataclass(frozen=True)
+class GridTarget:
+    """The graphics processor that grids are scheduled for, as plain numbers.
+
+    Blocks of a kernel have ``threads``, a multiple of ``warp``. ``items`` is what one
+    thread of an elementwise kernel computes. A block of a contraction computes a tile
+    of ``tile`` (pixels, channels) in steps of ``depth`` products, each of its threads
+    ``thread_tile`` of it. ``splits`` is the most parts into which a sum over the whole
+    batch is cut.
+    """
+
+    warp: int = 32
+    threads: int = 256
+    items: int = 1
+    tile: tuple[int, int] = (128, 64)
+    thread_tile: tuple[int, int] = (8, 4)
+    depth: int = 8
+    splits: int = 64
+    shared_bytes: int = 48 << 10
+
+    @property
+    def key(self) -> str:
+        """Text that tells targets apart, for cache keys."""
+        return repr(self)

@@ -2,13 +2,14 @@
 
 Invariant: the array changes only through methods of this class; each change bumps
 the variable's ``version`` and the process-wide `EPOCH`. A compiled program compares
-the epoch once a call, and looks at versions only after it moved.
+the epoch once a call, and looks at versions only after it moved. Where the newest value
+lies elsewhere, every method that reads the array fetches it first.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,13 @@ def ask_again() -> None:
 
 
 class Variable:
-    """An owned, C-contiguous array with a version number."""
+    """An owned, C-contiguous array with a version number.
+
+    ``pull`` is set by whoever has changed the value elsewhere, on a device, and has
+    bumped the version; it is to give the value to `take`.
+    """
+
+    pull: Callable[[], None] | None = None
 
     def __init__(self, value: Any, requires_grad: bool = False) -> None:
         self._array: np.ndarray = np.array(value, order="C", copy=True)
@@ -64,16 +71,31 @@ class Variable:
     def size(self) -> int:
         return self._array.size
 
+    def current(self) -> np.ndarray:
+        """The array itself, with the newest value."""
+        if self.pull is not None:
+            self.pull()
+        return self._array
+
+    def take(self, value: np.ndarray) -> None:
+        """The newest value, from where it was: nothing changes for programs."""
+        self._array[...] = value
+        self.pull = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.current()
+        return {name: value for name, value in vars(self).items() if name != "pull"}
+
     def numpy(self) -> np.ndarray:
         """A read-only view of the current value."""
-        view = self._array.view()
+        view = self.current().view()
         view.flags.writeable = False
         return view
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if dtype is not None and np.dtype(dtype) != self.dtype:
-            return self._array.astype(dtype)
-        return self._array.copy() if copy else self.numpy()
+            return self.current().astype(dtype)
+        return self.current().copy() if copy else self.numpy()
 
     @property
     def data(self) -> np.ndarray:
@@ -93,11 +115,11 @@ class Variable:
                 facts={"got": value.shape, "expected": self.shape},
                 hint="replace the parameter: module.weight = nn.Parameter(value)",
             )
-        self._array[...] = value
+        self.take(value)
         self.mark_changed()
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._array[key] = np.asarray(value)
+        self.current()[key] = np.asarray(value)
         self.mark_changed()
 
     def __getitem__(self, key: Any) -> Any:
@@ -108,7 +130,7 @@ class Variable:
 
     def cast(self, dtype: Any) -> None:
         """Convert in place to another dtype."""
-        self._array = np.array(self._array, dtype, order="C")
+        self._array = np.array(self.current(), dtype, order="C")
         self.version += 1
         advance_epoch()
 

@@ -32,6 +32,7 @@ from jitseq.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from jitseq.nn.container import Sequential
 from jitseq.nn.conv import Conv2d, ConvTranspose2d
 from jitseq.nn.dropout import Dropout
+from jitseq.nn.elementwise import Elementwise
 from jitseq.nn.functional.arguments import OptionError
 from jitseq.nn.init import manual_seed
 from jitseq.nn.linear import Linear
@@ -59,11 +60,11 @@ from jitseq.nn.state import IncompatibleKeys, StateDictError
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d",
     "AvgPool2d", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d",
-    "Buffer", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Flatten",
-    "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity",
-    "IncompatibleKeys", "L1Loss", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax",
-    "MSELoss", "MaxPool2d", "Mish", "Module", "NLLLoss", "OptionError", "PReLU",
-    "Parameter", "RangeError", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid",
-    "SmoothL1Loss", "Softmax", "Softmin", "Softplus", "Softsign", "StateDictError",
-    "Tanh", "Unflatten", "functional", "manual_seed",
+    "Buffer", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout",
+    "Elementwise", "Flatten", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss",
+    "Identity", "IncompatibleKeys", "L1Loss", "LeakyReLU", "Linear", "LogSigmoid",
+    "LogSoftmax", "MSELoss", "MaxPool2d", "Mish", "Module", "NLLLoss", "OptionError",
+    "PReLU", "Parameter", "RangeError", "ReLU", "ReLU6", "Sequential", "SiLU",
+    "Sigmoid", "SmoothL1Loss", "Softmax", "Softmin", "Softplus", "Softsign",
+    "StateDictError", "Tanh", "Unflatten", "functional", "manual_seed",
 ]  # fmt: skip

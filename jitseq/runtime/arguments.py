@@ -17,8 +17,31 @@ from jitseq.ir.tracer import as_array
 from jitseq.nn.foreign import to_array
 from jitseq.passes.pipeline import OPTIONAL_PASSES
 
-BACKENDS = ("cpu", "eager")
-PLANNED_BACKENDS = ("numba", "cuda")
+BACKENDS = ("cpu", "numba", "cuda", "eager")
+
+
+def any_on_device(arguments: Sequence[Any]) -> bool:
+    """Whether an argument lies on a device that CUDA knows."""
+    return any(hasattr(x, "__cuda_array_interface__") for x in arguments)
+
+
+def readable_inputs(arguments: Sequence[Any], backend: str) -> list[Any]:
+    """As `readable_all`; the cuda backend reads what lies on its device there.
+
+    Raises:
+        DeviceError: an array lies on another device, or is not contiguous.
+    """
+    if backend != "cuda":
+        return list(readable_all(arguments))
+    if not any_on_device(arguments):
+        return list(readable_all(arguments))
+    from jitseq.runtime.cuda.arrays import device_input
+
+    found = {i: device_input(x) for i, x in enumerate(arguments) if any_on_device((x,))}
+    like = np.empty(0, next(iter(found.values())).dtype)
+    others = [x for i, x in enumerate(arguments) if i not in found]
+    hosted = iter(readable_all([like, *others])[1:])
+    return [found[i] if i in found else next(hosted) for i in range(len(arguments))]
 
 
 def positional(
@@ -68,14 +91,19 @@ def _readable(x: Any) -> np.ndarray:
 
 
 def checked_backend(backend: str) -> str:
-    """The backend; raises `UnsupportedError` unless it is one of `BACKENDS`."""
+    """The backend.
+
+    Raises:
+        UnsupportedError: it is not one of `BACKENDS`.
+        DeviceError: it is "cuda", and there is no device that it can use.
+    """
+    if backend == "cuda":
+        from jitseq.codegen.numba_cuda.shim import require_device
+
+        require_device()
     if backend in BACKENDS:
         return backend
     known = f"one of {', '.join(map(repr, BACKENDS))}"
-    if backend in PLANNED_BACKENDS:
-        raise UnsupportedError(
-            f"backend {backend!r} comes in a later release", hint=f"use {known}"
-        )
     raise UnsupportedError(f"there is no backend {backend!r}", hint=known)
 
 

@@ -85,6 +85,10 @@ class Bound:
             [(known[v], spec) for v, spec in zip(values, specs, strict=True)]
         )
 
+    def snapshot(self) -> Packed:
+        """The static values of now, packed; nothing changes them."""
+        return self.packed
+
     # scratch memory
 
     def _take_arena(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from jitseq.ir.graph import Graph, Value
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
 from jitseq.runtime import compiled_gradient, gradient
 from jitseq.runtime.arguments import (
+    any_on_device,
     checked_backend,
     checked_passes,
     positional,
     readable_all,
+    readable_inputs,
 )
 from jitseq.runtime.fed import drawn
 from jitseq.runtime.gradient import Pullback
@@ -34,6 +36,10 @@ from jitseq.runtime.lookup import CacheInfo
 from jitseq.runtime.programs import Program, Programs
 from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.threads import checked_threads, get_num_threads
+
+if TYPE_CHECKING:
+    from jitseq.display.memory_plan import MemoryPlan
+    from jitseq.display.summary import Summary
 
 
 class Compiled:
@@ -74,7 +80,9 @@ class Compiled:
         self.__qualname__ = getattr(target, "__qualname__", self.__name__)
         self.__module__ = getattr(target, "__module__", type(target).__module__)
         self.__doc__ = getattr(target, "__doc__", None)
-        self._programs = Programs(target, self.__name__, dynamic_batch, self._disabled)
+        self._programs = Programs(
+            target, self.__name__, dynamic_batch, self._disabled, self.backend
+        )
         self._fast: Callable[..., Any] | None = None
         _alive.add(self)
 
@@ -120,14 +128,17 @@ class Compiled:
     def _general(self, arrays: Sequence[Any]) -> Any:
         if active_builder() is not None:
             return self.target(*arrays)  # part of the function that is being traced
+        if self.backend == "cuda" and any_on_device(arrays):
+            return self._on_arrays(*arrays)
         if any(map(is_torch_tensor, arrays)):
             return call_with_tensors(self._on_arrays, tuple(arrays), {})
         return self._on_arrays(*arrays)
 
     def _on_arrays(self, *arrays: Any) -> Any:
-        inputs = readable_all(arrays)
+        inputs = readable_inputs(arrays, self.backend)
         if self.runs_eagerly() or not all(array.size for array in inputs):
-            return self.target(*inputs)  # nothing to compute leaves nothing to compile
+            # nothing to compute leaves nothing to compile
+            return self.target(*map(np.asarray, inputs))
         program, threads = self._programs.find(inputs), self.threads
         fast = self._remember_fast(program, threads)
         if fast is not None:
@@ -191,12 +202,15 @@ class Compiled:
         """The IR as it was traced, before any pass."""
         return self._for_samples(samples).traced.graph
 
-    def source(self, *samples: Any, form: str = "llvm") -> str:
-        """Generated code: ``form`` is "program", "llvm" or "assembly"."""
+    def source(self, *samples: Any, form: str | None = None) -> str:
+        """Generated code: ``form`` is "program", "numba", "llvm" or "assembly".
+
+        By default what the backend writes: "numba" or "llvm".
+        """
         from jitseq.runtime.inspect import source
 
-        program = self._for_samples(samples)
-        return source(program.bound.fused, selected_target(), self._disabled, form)
+        fused, target = self._for_samples(samples).bound.fused, selected_target()
+        return source(fused, target, self._disabled, form, self.backend)
 
     def explain(self, *samples: Any) -> Report:
         """Kernels, what was not fused and why, memory, compile time."""
@@ -206,14 +220,10 @@ class Compiled:
 
     def profile(self, *arrays: Any, repeats: int | None = None) -> Profile:
         """Measured time of each kernel on one thread, beside its FLOP/s and bytes/s."""
-        from jitseq.runtime.inspect import profile
-
         inputs = readable_all(arrays)
         program = self._programs.find(inputs)
         feeds = [np.zeros(v.type.shape, v.type.dtype) for v, _ in program.traced.feeds]
-        memory, n = program.code.trial([*inputs, *feeds])
-        target = selected_target()
-        return profile(program.bound, memory, n, target, self._disabled, repeats)
+        return program.code.profile([*inputs, *feeds], {}, self._disabled, repeats)
 
     def intermediates(self, *arrays: Any) -> dict[str, np.ndarray]:
         """Every layer's output by path, computed by a program that returns them all."""
@@ -240,6 +250,33 @@ class Compiled:
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
         return self._programs.counts.info()
+
+    # displays
+
+    def summary(self, *samples: Any) -> Summary:
+        """Layers, shapes, parameters, work, and which kernel computes each layer."""
+        from jitseq.display.summary import summarise
+
+        program = self._for_samples(samples)
+        graph, fused = program.traced.graph, program.bound.fused
+        report = program.code.report(program.traced.static_reason)
+        return summarise(self.__name__, self.target, graph, fused, report)
+
+    def memory_plan(self, *samples: Any) -> MemoryPlan:
+        """Where buffers lie, and from which kernel to which.
+
+        Raises `UnsupportedError` for backend "cuda", whose memory is the device's.
+        """
+        from jitseq.runtime.inspect import memory_plan
+
+        fused = self._for_samples(samples).bound.fused
+        return memory_plan(fused, selected_target(), self._disabled, self.backend)
+
+    def _repr_html_(self) -> str:
+        from jitseq.display.page import compiled_html
+
+        latest = self._programs.latest()
+        return compiled_html(repr(self), None if latest is None else self.explain())
 
     def _after_fork(self) -> None:
         self._fast = None

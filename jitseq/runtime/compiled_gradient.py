@@ -24,10 +24,10 @@ from jitseq.passes.autodiff import differentiate
 from jitseq.passes.simplify import drop_dead, simplify
 from jitseq.runtime import gradient
 from jitseq.runtime.arguments import readable_all
-from jitseq.runtime.bound import Packed
-from jitseq.runtime.fed import FedProgram, concrete
+from jitseq.runtime.fed import concrete
 from jitseq.runtime.gradient import Gradients, Pullback
 from jitseq.runtime.programs import Programs
+from jitseq.runtime.runnable import Runnable
 from jitseq.runtime.training_checks import composed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def vjp(
     program = programs.find(inputs)
     traced, names = program.traced, program.names
     joint = programs.joint(program, _backward)
-    packed = joint.bound.packed  # before the call moves a buffer
+    packed = joint.bound.snapshot()  # before the call moves a buffer
     copies = [np.array(array) for array in inputs]
     outputs, feeds = programs.run(program, inputs, threads)
     n = program.bound.batch(inputs)
@@ -64,8 +64,8 @@ class _Pulled:
 
     def __init__(
         self,
-        joint: FedProgram,
-        packed: Packed,
+        joint: Runnable,
+        packed: Any,
         given: Sequence[np.ndarray],
         wanted: Sequence[bool],
         names: Sequence[str],
@@ -151,6 +151,7 @@ def value_and_grad(
         f"loss of {compiled.__name__}",
         bool(compiled.options["dynamic_batch"]),
         frozenset(compiled.options["disable_passes"]),
+        compiled.backend,
     )
 
     def call(*arrays: Any) -> tuple[float, dict[str, np.ndarray]]:

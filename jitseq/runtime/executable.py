@@ -23,9 +23,11 @@ import numpy as np
 from jitseq.codegen.llvm.compiler import Library, compile_object
 from jitseq.config import logs
 from jitseq.ir.compute import Pointwise, Update
+from jitseq.ir.elementwise.formula import Formula
 from jitseq.ir.graph import Value
 from jitseq.ir.op import get_op
-from jitseq.ir.target import Target
+from jitseq.ir.program import Program
+from jitseq.ir.target import GridTarget, Target
 from jitseq.ir.text import graph_text, value_names
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.runtime.cache import Entry, discard, load, store
@@ -140,17 +142,18 @@ def executable(
     target: Target,
     disabled: frozenset[str] = frozenset(),
     profile: bool = False,
+    backend: str = "cpu",
 ) -> Found:
     """The code for a graph; compiled unless memory or disk has it."""
     started = time.perf_counter()
-    key = program_key(fused, target, disabled, profile)
+    key = program_key(fused, target, disabled, profile, backend)
     with COMPILING:
         known = _loaded.get(key)
         if known is not None:
             return Found(known, "memory")
         made = _from_disk(key, started)
         if made is None:
-            entry = _compile(fused, target, disabled, profile)
+            entry = _compile(fused, target, disabled, profile, backend)
             store(key, entry)
             made = _loaded_entry(key, entry, "compiled", started)
         _loaded[key] = made
@@ -181,7 +184,11 @@ def _loaded_entry(key: str, entry: Entry, origin: str, started: float) -> Execut
 
 
 def program_key(
-    fused: FusedGraph, target: Target, disabled: frozenset[str], profile: bool
+    fused: FusedGraph,
+    target: Target | GridTarget,
+    disabled: frozenset[str],
+    profile: bool,
+    backend: str = "cpu",
 ) -> str:
     """A hash of all that the object code depends on."""
     parts = [
@@ -190,10 +197,20 @@ def program_key(
         target.key,
         " ".join(sorted(disabled)),
         str(profile),
+        *_compilers(backend),
         fingerprint(),
         *_other_ops(fused),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _compilers(backend: str) -> tuple[str, ...]:
+    """The backend, with the version of what only it compiles with."""
+    if backend == "cpu":
+        return (backend,)
+    from importlib.metadata import version  # numba itself takes half a second to import
+
+    return backend, version("numba")
 
 
 def _other_ops(fused: FusedGraph) -> list[str]:
@@ -203,6 +220,9 @@ def _other_ops(fused: FusedGraph) -> list[str]:
         compute = get_op(name).compute
         written = isinstance(compute, Pointwise | Update)
         function = compute.expr if written else compute
+        if isinstance(function, Formula):
+            found.append(f"{name} {function.meaning}")
+            continue
         if function is None or (function.__module__ or "").startswith("jitseq."):
             continue
         code = function.__code__
@@ -220,26 +240,33 @@ def fingerprint() -> str:
     package = sys.modules["jitseq"]
     root = Path(__file__).parent.parent
     parts = [package.__version__, np.__version__, llvmlite.__version__]
-    folders = (
-        "ir",
-        "ir/ops",
-        "optim",
-        "passes",
-        "passes/lower",
-        "codegen/llvm",
-        "runtime",
-    )
-    for folder in folders:
-        for file in sorted((root / folder).glob("*.py")):
+    for folder in ("ir", "optim", "passes", "codegen", "runtime"):
+        for file in sorted((root / folder).rglob("*.py")):
             status = file.stat()
             parts.append(f"{file.name}:{status.st_size}:{status.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _compile(
-    fused: FusedGraph, target: Target, disabled: frozenset[str], profile: bool
-) -> Entry:
+def module_text(
+    program: Program, target: Target, backend: str, profile: bool = False
+) -> str:
+    """The LLVM module of a program, as the backend writes it."""
+    if backend == "numba":
+        from jitseq.codegen.numba_cpu.compile import llvm_text
+
+        return llvm_text(program, target, profile)
     from jitseq.codegen.llvm.render import render
+
+    return render(program, target, profile)
+
+
+def _compile(
+    fused: FusedGraph,
+    target: Target,
+    disabled: frozenset[str],
+    profile: bool,
+    backend: str,
+) -> Entry:
     from jitseq.passes.pipeline import schedule
 
     scheduled = schedule(fused, target, disabled)
@@ -281,7 +308,7 @@ def _compile(
         packs,
         tuple(kernels),
     )
-    code = compile_object(render(program, target, profile), target)
+    code = compile_object(module_text(program, target, backend, profile), target)
     return Entry(asdict(manifest), code)
 
 

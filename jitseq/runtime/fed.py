@@ -26,7 +26,7 @@ from jitseq.passes.pipeline import optimise
 from jitseq.passes.step import Count
 from jitseq.runtime.bound import Bound, Packed
 from jitseq.runtime.executable import executable
-from jitseq.runtime.report import Report
+from jitseq.runtime.report import Profile, Report
 from jitseq.runtime.training_checks import label_inputs
 
 Numbers = Mapping[Value, Any]
@@ -42,6 +42,7 @@ class FedProgram:
         variables: by the names of params; more are allowed.
         disabled: optional passes to leave out.
         epoch: that of the look at ``variables``.
+        backend: what compiles the kernels.
     """
 
     def __init__(
@@ -52,9 +53,13 @@ class FedProgram:
         variables: Mapping[str, Variable],
         disabled: frozenset[str],
         epoch: int,
+        backend: str = "cpu",
     ) -> None:
         self.fused = optimise(graph, disabled)
-        self.code, self.origin = executable(self.fused, selected_target(), disabled)
+        self.backend = backend
+        self.code, self.origin = executable(
+            self.fused, selected_target(), disabled, backend=backend
+        )
         changed = self.fused.changed
         static = {
             param.name: variables[param.name]
@@ -67,7 +72,7 @@ class FedProgram:
         """What the program changes, in its order."""
         self._counts = tuple(counts)
         self._numbers = self.fused.graph.inputs[given:]
-        self._memory: list[_Numbers] = []
+        self._memory: list[NumberMemory] = []
         self._places: list[tuple[Variable, np.ndarray, int]] = []
 
     @property
@@ -86,6 +91,8 @@ class FedProgram:
             self.code.origin,
             selected_target().cpu,
             notes if static_reason else (),
+            self.backend,
+            self.fused,
         )
 
     def run(
@@ -102,8 +109,8 @@ class FedProgram:
         """
         n = self.bound.batch(given)
         outputs = self.bound.new_outputs(n)
-        memory = self._memory.pop() if self._memory else _Numbers(self._numbers)
-        memory.write(self._values(numbers, n))
+        memory = self._memory.pop() if self._memory else NumberMemory(self._numbers)
+        memory.write(number_values(self._numbers, self._counts, numbers, n))
         arrays = [*given, *memory.arrays, *outputs]
         addresses = [array.ctypes.data for array in given]
         addresses += memory.addresses
@@ -124,30 +131,48 @@ class FedProgram:
     ) -> tuple[list[np.ndarray], int]:
         """All that the program reads and writes, variables copied; the batch size."""
         n = self.bound.batch(given)
-        memory = _Numbers(self._numbers)
-        memory.write(self._values(numbers, n))
+        memory = NumberMemory(self._numbers)
+        memory.write(number_values(self._numbers, self._counts, numbers, n))
         copies = [variable.numpy().copy() for variable in self.variables]
         return [*given, *memory.arrays, *self.bound.new_outputs(n), *copies], n
 
-    def _values(self, numbers: Numbers, n: int) -> list[Any]:
-        by_value = {count.value: count.factor * n for count in self._counts}
-        return [
-            by_value[value] if value in by_value else numbers[value]
-            for value in self._numbers
-        ]
+    def profile(
+        self,
+        given: Sequence[np.ndarray],
+        numbers: Numbers,
+        disabled: frozenset[str],
+        repeats: int | None,
+    ) -> Profile:
+        """Measured time of each kernel, on copies of all that the program changes."""
+        from jitseq.runtime.inspect import profile
+
+        arrays, n = self.trial(given, numbers)
+        options = disabled, self.backend
+        return profile(self.bound, arrays, n, selected_target(), *options, repeats)
 
     def _variable_addresses(self) -> list[int]:
         """Looked up again where a variable has moved."""
         places = self._places
-        if any(variable._array is not array for variable, array, _ in places):
+        if any(variable.current() is not array for variable, array, _ in places):
             places = []
         if not places:
-            places = [(v, v._array, v._array.ctypes.data) for v in self.variables]
+            arrays = [(v, v.current()) for v in self.variables]
+            places = [(v, array, array.ctypes.data) for v, array in arrays]
             self._places = places
         return [address for _, _, address in places]
 
 
-class _Numbers:
+def number_values(
+    values: Sequence[Value], counts: Sequence[Count], numbers: Numbers, n: int
+) -> list[Any]:
+    """What the host's inputs are in a call with ``n`` images."""
+    by_value = {count.value: count.factor * n for count in counts}
+    return [
+        by_value[value] if value in by_value else numbers[value] for value in values
+    ]
+
+
+class NumberMemory:
     """Memory of the host's inputs, for one call at a time."""
 
     def __init__(self, values: Iterable[Value]) -> None:
@@ -179,7 +204,7 @@ class Checks:
     def __call__(self, inputs: Sequence[np.ndarray], n: int) -> None:
         """Raise `RangeError` for labels, `ShapeError` for one value a channel."""
         for position, limits in self._labels:
-            check_labels(inputs[position], **limits)
+            check_labels(np.asarray(inputs[position]), **limits)
         for type in self._statistics:
             require_values_per_channel(type, n)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jitseq.nn.foreign import call_with_tensors, is_torch_tensor
+from jitseq.runtime.arguments import any_on_device
 from jitseq.runtime.compiled import Compiled
 from jitseq.runtime.gradient import Pullback
 from jitseq.runtime.programs import Program, Programs
@@ -49,7 +50,9 @@ class CompiledFollowing(Compiled):
         super().__init__(target, **options)
         dynamic = bool(self.options["dynamic_batch"])
         name = self.__name__
-        self._programs = _FollowingPrograms(target, name, dynamic, self._disabled)
+        self._programs = _FollowingPrograms(
+            target, name, dynamic, self._disabled, self.backend
+        )
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """As `Compiled`; raises what ``target.refresh`` raises, too."""
@@ -64,7 +67,8 @@ class CompiledFollowing(Compiled):
 
     def _general(self, arrays: Sequence[Any]) -> Any:
         """Tensors become arrays first, so that the native path can answer."""
-        if any(map(is_torch_tensor, arrays)):
+        stay = self.backend == "cuda" and any_on_device(arrays)
+        if any(map(is_torch_tensor, arrays)) and not stay:
             return call_with_tensors(super().__call__, tuple(arrays), {})
         return super()._general(arrays)
 

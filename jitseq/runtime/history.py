@@ -84,6 +84,11 @@ class History:
             lines = ["no epochs"]
         return "\n".join([*lines, *(["interrupted"] if self.interrupted else [])])
 
+    def _repr_html_(self) -> str:
+        from jitseq.display.history_view import history_html
+
+        return history_html(self)
+
     def plot(self) -> Any:
         """A `matplotlib.figure.Figure` of losses, and of accuracies if there are any.
 

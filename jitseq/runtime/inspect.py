@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jitseq.codegen.llvm.compiler import Library, assembly, compile_object, optimise
 from jitseq.codegen.llvm.peaks import CHAINS, peak_text
-from jitseq.codegen.llvm.render import render
 from jitseq.errors import UnsupportedError
 from jitseq.ir.program_text import program_text
 from jitseq.ir.target import Target
@@ -18,8 +18,11 @@ from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.pipeline import schedule
 from jitseq.runtime.bound import Bound
 from jitseq.runtime.compile_lock import COMPILING
-from jitseq.runtime.executable import RUN, executable
+from jitseq.runtime.executable import RUN, executable, module_text
 from jitseq.runtime.report import Peaks, Profile, kernel_times
+
+if TYPE_CHECKING:
+    from jitseq.display.memory_plan import MemoryPlan
 
 CACHE_READ = 16 << 20
 """Bytes that stay in the last-level cache of most machines."""
@@ -27,13 +30,23 @@ CACHE_READ = 16 << 20
 MEMORY_READ = 160 << 20
 """Bytes that do not."""
 
-FORMS = ("program", "llvm", "optimised", "assembly")
+FORMS = ("program", "numba", "llvm", "optimised", "assembly")
 
 
 def source(
-    fused: FusedGraph, target: Target, disabled: frozenset[str], form: str
+    fused: FusedGraph,
+    target: Target,
+    disabled: frozenset[str],
+    form: str | None = None,
+    backend: str = "cpu",
 ) -> str:
-    """The program as loop nests, LLVM IR (before or after its passes), or assembly."""
+    """The program as loop nests, Python, LLVM IR (before or after its passes), or
+    assembly; when ``form`` is None, as what the backend writes."""
+    if backend == "cuda":
+        from jitseq.runtime.cuda.inspect import source as source_of_grids
+
+        return source_of_grids(fused, disabled, form)
+    form = form or {"numba": "numba"}.get(backend, "llvm")
     if form not in FORMS:
         raise UnsupportedError(
             f"source form {form!r}", hint=f"one of {', '.join(FORMS)}"
@@ -41,8 +54,12 @@ def source(
     program = schedule(fused, target, disabled).planned.program
     if form == "program":
         return program_text(program)
+    if form == "numba":
+        from jitseq.codegen.numba_cpu.render import render
+
+        return render(program)
     header = "".join(f"; {line}\n" for line in str(fused.graph).split("\n"))
-    text = render(program, target)
+    text = module_text(program, target, backend)
     if form == "llvm":
         return header + text
     with COMPILING:
@@ -51,19 +68,37 @@ def source(
         return assembly(text, target)
 
 
+def memory_plan(
+    fused: FusedGraph, target: Target, disabled: frozenset[str], backend: str
+) -> MemoryPlan:
+    """Every buffer's place and life, as the schedule of the program has them.
+
+    Raises `UnsupportedError` for a backend that plans the memory of a device.
+    """
+    from jitseq.display.memory_plan import memory_plan
+
+    if backend == "cuda":
+        raise UnsupportedError(
+            "the memory plan of a program for backend 'cuda'",
+            hint='look at the plan of backend="cpu", or at explain().arena_bytes',
+        )
+    return memory_plan(schedule(fused, target, disabled))
+
+
 def profile(
     bound: Bound,
     arrays: Sequence[np.ndarray],
     images: int,
     target: Target,
     disabled: frozenset[str],
+    backend: str,
     repeats: int | None,
 ) -> Profile:
     """Run a build with cycle counters around each kernel.
 
     ``arrays`` are inputs, outputs and variables; the last two are written.
     """
-    code = executable(bound.fused, target, disabled, profile=True).code
+    code = executable(bound.fused, target, disabled, True, backend).code
     places = [array.ctypes.data for array in arrays]
     if repeats is None:
         started = time.perf_counter()

@@ -93,7 +93,7 @@ class NativeStep:
         if known is not None and known.is_current(step.optimizer):
             self.counts.hits += 1
             return known
-        program = StepProgram(plan, step._disabled)
+        program = StepProgram(plan, step._disabled, step.backend)
         types = ", ".join(str(type_of(array)) for array in inputs)
         what = "model, options or shapes changed" if self._programs else "first step"
         self._programs[plan.key] = program

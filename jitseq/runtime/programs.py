@@ -29,11 +29,11 @@ from jitseq.ir.trace import Traced, closed_over, trace
 from jitseq.ir.types import TensorType, type_of
 from jitseq.ir.variable import EPOCH, STRUCTURE, Variable, ask_again
 from jitseq.passes.step import feed_counts, with_updates
-from jitseq.runtime.bound import Bound
 from jitseq.runtime.compilable import require_compilable
-from jitseq.runtime.fed import Checks, FedProgram, count_calls, drawn, identity
+from jitseq.runtime.fed import Checks, count_calls, drawn, identity
 from jitseq.runtime.gradient import trained_names
 from jitseq.runtime.lookup import Counts, Signature, Signatures
+from jitseq.runtime.runnable import Bindings, Runnable, runnable
 
 KEPT_PROGRAMS = 4
 """Programs of one signature that are kept, each for other training flags."""
@@ -50,12 +50,12 @@ class Program(NamedTuple):
     names: Mapping[str, str]
     text: str
     structure: int
-    code: FedProgram
+    code: Runnable
     checks: Checks
-    joints: dict[tuple[str, ...], FedProgram]
+    joints: dict[tuple[str, ...], Runnable]
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> Bindings:
         return self.code.bound
 
     @property
@@ -75,12 +75,14 @@ class Programs:
         name: str,
         dynamic_batch: bool,
         disabled: frozenset[str],
+        backend: str = "cpu",
     ) -> None:
         self._target = target
         self._name = name
         self._dynamic_batch = dynamic_batch
         self._signatures = Signatures(dynamic_batch)
         self._disabled = disabled
+        self._backend = backend
         self._table: dict[Signature, Program] = {}
         self._kept: dict[Signature, _Kept] = {}
         self._lock = threading.RLock()
@@ -172,7 +174,7 @@ class Programs:
 
     def joint(
         self, program: Program, graph_of: Callable[[Traced, Mapping[str, str]], Graph]
-    ) -> FedProgram:
+    ) -> Runnable:
         """A program of gradients, current; made by ``graph_of`` when there is none."""
         key = tuple(program.names)
         with self._lock:
@@ -203,7 +205,7 @@ class Programs:
         traced: Traced,
         epoch: int,
         updates: Sequence[tuple[Variable, Value]] | None = None,
-    ) -> FedProgram:
+    ) -> Runnable:
         """Code for ``graph`` on the variables of ``traced``.
 
         The last outputs are new values for the variables in ``updates``, those of
@@ -221,7 +223,8 @@ class Programs:
                 variables[name] = variable
             assigned.append(params[id(variable)])
         graph, counts = feed_counts(with_updates(graph, assigned))
-        return FedProgram(graph, given, counts, variables, self._disabled, epoch)
+        options = self._disabled, epoch, self._backend
+        return runnable(graph, given, counts, variables, *options)
 
     def after_fork(self) -> None:
         """In a forked child: other threads are gone, whatever they were doing."""

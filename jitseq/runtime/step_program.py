@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jitseq.codegen.llvm.host import selected_target
 from jitseq.ir.graph import Graph, Value
 from jitseq.ir.ops.update import GATHER_IN, register_update
 from jitseq.ir.text import graph_text
@@ -23,9 +22,9 @@ from jitseq.ir.variable import EPOCH, Variable
 from jitseq.optim.optimizer import Group, Optimizer
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.step import Change, Count, feed_counts, step_graph
-from jitseq.runtime.bound import Bound
-from jitseq.runtime.fed import Checks, FedProgram, count_calls, drawn, identity
+from jitseq.runtime.fed import Checks, count_calls, drawn, identity
 from jitseq.runtime.report import Profile, Report
+from jitseq.runtime.runnable import Bindings, runnable
 from jitseq.runtime.training_checks import Trained, require_trained
 
 State = dict[str, Variable]
@@ -176,17 +175,25 @@ class Planner:
 class StepProgram:
     """A compiled plan."""
 
-    def __init__(self, plan: Plan, disabled: frozenset[str]) -> None:
+    def __init__(
+        self, plan: Plan, disabled: frozenset[str], backend: str = "cpu"
+    ) -> None:
         self.plan = plan
         given = len(plan.traced.graph.inputs)
-        self.code = FedProgram(
-            plan.graph, given, plan.counts, plan.variables, disabled, int(EPOCH[0])
+        self.code = runnable(
+            plan.graph,
+            given,
+            plan.counts,
+            plan.variables,
+            disabled,
+            int(EPOCH[0]),
+            backend,
         )
         self.check = Checks(plan.traced.graph)
         """What a step asks before it runs: of its inputs and their number."""
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> Bindings:
         return self.code.bound
 
     @property
@@ -209,8 +216,6 @@ class StepProgram:
         repeats: int | None,
     ) -> Profile:
         """Time each kernel on copies of all that the step changes."""
-        from jitseq.runtime.inspect import profile
-
         fed = (value.type for value, _ in self.plan.traced.feeds)
         feeds = [np.zeros(type.shape, type.dtype) for type in fed]
         numbers = {
@@ -218,9 +223,7 @@ class StepProgram:
             for value in (self.plan.share, *(one.value for one in self.plan.numbers))
             if value is not None
         }
-        arrays, n = self.code.trial([*inputs, *feeds], numbers)
-        target = selected_target()
-        return profile(self.bound, arrays, n, target, disabled, repeats)
+        return self.code.profile([*inputs, *feeds], numbers, disabled, repeats)
 
     def is_current(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer's state is still held by the arrays of this program."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,12 @@ from jitseq.optim.checks import OptimizerError, require_number
 from jitseq.optim.optimizer import Optimizer
 from jitseq.passes.autodiff import differentiate
 from jitseq.passes.step import NORM_EPSILON
-from jitseq.runtime.arguments import checked_backend, checked_passes, readable_all
+from jitseq.runtime.arguments import (
+    checked_backend,
+    checked_passes,
+    readable_all,
+    readable_inputs,
+)
 from jitseq.runtime.fed import drawn
 from jitseq.runtime.lookup import CacheInfo
 from jitseq.runtime.native_step import NativeStep
@@ -42,6 +47,9 @@ from jitseq.runtime.training_checks import (
     trace_loss,
     trained,
 )
+
+if TYPE_CHECKING:
+    from jitseq.display.memory_plan import MemoryPlan
 
 
 class TrainStep:
@@ -139,7 +147,7 @@ class TrainStep:
             UnsupportedError: an operation has no gradient.
             TypeError: less than two arrays.
         """
-        inputs = readable_all(arrays)
+        inputs = readable_inputs(arrays, self.backend)
         check_arrays(inputs)
         with self._lock:
             return self._call(inputs)
@@ -147,7 +155,7 @@ class TrainStep:
     def _call(self, inputs: Sequence[np.ndarray]) -> float:
         """One checked step on arrays."""
         if self.backend == "eager" or setting("JITSEQ_DISABLE") == "1":
-            return self._eager(inputs)
+            return self._eager([np.asarray(array) for array in inputs])
         updates = self._calls + 1 == self.accumulate
         loss = self._native(inputs, updates)
         self._calls = 0 if updates else self._calls + 1
@@ -168,12 +176,12 @@ class TrainStep:
         """The IR of the whole step after the graph passes."""
         return self._program(samples).fused.graph
 
-    def source(self, *samples: Any, form: str = "llvm") -> str:
-        """Generated code: ``form`` is "program", "llvm" or "assembly"."""
+    def source(self, *samples: Any, form: str | None = None) -> str:
+        """Generated code, as by `Compiled.source`."""
         from jitseq.runtime.inspect import source
 
         fused = self._program(samples).fused
-        return source(fused, selected_target(), self._disabled, form)
+        return source(fused, selected_target(), self._disabled, form, self.backend)
 
     def explain(self, *samples: Any) -> Report:
         """Kernels, what was not fused and why, memory, compile time."""
@@ -187,6 +195,19 @@ class TrainStep:
     def cache_info(self) -> CacheInfo:
         """How often a program was found, read from disk, compiled, and why."""
         return self._native.counts.info()
+
+    def memory_plan(self, *samples: Any) -> MemoryPlan:
+        """Where buffers lie and how long, as by `Compiled.memory_plan`."""
+        from jitseq.runtime.inspect import memory_plan
+
+        fused = self._program(samples).fused
+        return memory_plan(fused, selected_target(), self._disabled, self.backend)
+
+    def _repr_html_(self) -> str:
+        from jitseq.display.page import compiled_html
+
+        made = self._native.latest is not None
+        return compiled_html(repr(self), self.explain() if made else None)
 
     def _eager(self, inputs: Sequence[np.ndarray]) -> float:
         """The step by the ops' references: compute everything, then commit."""

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from benchmarks import bench
-from benchmarks.bench import Row
 from benchmarks.export import to_onnx, to_torch
+from benchmarks.peers import PEERS
+from benchmarks.table import Row
 from benchmarks.timing import median_seconds
 from benchmarks.zoo import ENTRIES, ZOO, Entry
 from jitseq import nn
 from jitseq.cli import main
 from jitseq.errors import UnsupportedError
 
+TABLE = bench.table_for("cpu", PEERS, 1e-4)
 SMALL = [entry for entry in ENTRIES if entry.input_shape[-1] < 100]
 
 
@@ -85,15 +87,32 @@ def test_every_contestant_is_called_and_timed() -> None:
     assert all(seconds > 0 for seconds in medians.values())
 
 
+def test_the_clock_runs_from_idle_to_idle() -> None:
+    """What calls have started is waited for before the clock starts and stops."""
+    log: list[str] = []
+    median_seconds(
+        {"a": partial(log.append, "a")},
+        rounds=1,
+        begin=lambda name: log.append(f"begin {name}"),
+        settle=partial(log.append, "settle"),
+    )
+    assert log[:4] == ["begin a", "settle", "a", "settle"]
+    sample = log[len(log) - log[::-1].index("begin a") - 1 :]
+    assert sample[:4] == ["begin a", "a", "settle", "a"]
+    assert sample[-2:] == ["a", "settle"]
+    assert sample.count("settle") == 2
+
+
 def test_ratio_compares_with_the_fastest_peer() -> None:
     row = Row("m", 1, {"eager": 1.0, "jitseq": 2.0, "torch": 6.0, "openvino": 3.0})
-    assert row.ratio == 1.5
-    assert Row("m", 1, {"eager": 1.0, "jitseq": 2.0}).ratio is None
+    assert row.ratio(["torch", "openvino", "onnxruntime"]) == 1.5
+    assert row.ratio(["torch"]) == 3.0
+    assert Row("m", 1, {"eager": 1.0, "jitseq": 2.0}).ratio(["torch"]) is None
 
 
 def test_lines_are_aligned_and_fit() -> None:
     row = Row("mobilenet_v1", 64, {"eager": 12.3, "jitseq": 0.5, "torch": 9.9})
-    assert len(bench.line(row)) == len(bench.header()) <= 100
+    assert len(TABLE.line(row)) == len(TABLE.header()) <= 100
 
 
 def test_summary_names_the_worst_row() -> None:
@@ -101,11 +120,18 @@ def test_summary_names_the_worst_row() -> None:
         Row("a", 1, {"jitseq": 1.0, "torch": 4.0}, {"jitseq": 1e-7}),
         Row("b", 8, {"jitseq": 1.0, "torch": 1.0}, {"jitseq": 2e-7, "torch": 0.0}),
     ]
-    text = "\n".join(bench.summary(rows))
-    assert "geometric mean 2.00" in text
+    text = "\n".join(TABLE.summary(rows))
+    assert "geometric mean 2.00 × the fastest peer" in text
     assert "ahead in 1 of 2" in text
     assert "1.00 (b, batch 8)" in text
     assert "2.0e-07 (jitseq, b, batch 8)" in text
+
+
+@pytest.mark.parametrize("error", [1e-3, np.nan, np.inf])
+def test_one_error_rejects_a_row(error: float) -> None:
+    good = Row("a", 1, {"jitseq": 1.0}, {"jitseq": 1e-5, "torch": 1e-5})
+    assert TABLE.accepts(good)
+    assert not TABLE.accepts(Row("a", 1, {}, {"jitseq": 1e-5, "torch": error}))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +151,7 @@ def test_bench_writes_the_table_and_json(
     assert capsys.readouterr().out.count("\ntiny") == 2
     record = json.loads(file.read_text())
     assert [row["batch"] for row in record["rows"]] == [1, 5]
+    assert record["backend"] == "cpu" and record["rows"][0]["ratio"] is None
     assert all(row["errors"]["jitseq"] < 1e-5 for row in record["rows"])
 
 
@@ -132,7 +159,7 @@ def test_wrong_outputs_fail_the_bench(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Row("tiny", 1, {"eager": 1.0, "jitseq": 1.0}, {"jitseq": 0.5})
-    monkeypatch.setattr(bench, "measure", lambda *_: wrong)
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: wrong)
     assert bench.main(["--models", "tiny", "--batch", "1", "--peers", "none"]) == 1
     assert "outputs disagree: tiny" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import train
-from benchmarks.bench import Row
+from benchmarks.table import Row
 from benchmarks.train_jax import from_jax, to_jax
 from benchmarks.train_peers import TRAIN_PEERS, prepare_jitseq
 from benchmarks.train_task import Task, make_task, update_error

@@ -75,15 +75,6 @@ def test_trace_compiles_at_once():
     assert compiled.cache_info()[:2] == (1, 1)
 
 
-@pytest.mark.parametrize("backend", ["numba", "cuda"])
-def test_backends_of_a_later_release(backend, monkeypatch):
-    with pytest.raises(js.UnsupportedError, match="comes in a later release"):
-        js.jit(layers(), backend=backend)
-    monkeypatch.setenv("JITSEQ_BACKEND", backend)
-    with pytest.raises(js.UnsupportedError, match="comes in a later release"):
-        js.jit(layers())
-
-
 def test_an_unknown_backend():
     with pytest.raises(js.UnsupportedError, match="no backend 'tpu'"):
         js.jit(layers(), backend="tpu")

@@ -68,21 +68,22 @@ def _program_order() -> Iterator[Any]:
                 llvm.set_option("", option)
 
 
-def optimise(text: str, target: Target) -> Any:
-    """The parsed module after LLVM's passes.
+PASSES = ("always_inliner", "instruction_combine")
+"""Kernels arrive tiled, vectorised and unrolled: vector functions are inlined and
+instructions combined. LLVM's whole -O2 pipeline takes ten times as long for code that
+runs no faster (0.07 s and 0.006 s for a small CNN)."""
 
-    Kernels arrive tiled, vectorised and unrolled: vector functions are inlined and
-    instructions combined. LLVM's whole -O2 pipeline takes ten times as long for code
-    that runs no faster (0.07 s and 0.006 s for a small CNN).
-    """
+
+def optimise(text: str, target: Target, names: tuple[str, ...] = PASSES) -> Any:
+    """The parsed module after LLVM's passes, by their names."""
     llvm = _initialised()
     machine = _machine(target)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     passes = llvm.create_new_module_pass_manager()
-    passes.add_always_inliner_pass()
-    passes.add_instruction_combine_pass()
+    for name in names:
+        getattr(passes, f"add_{name}_pass")()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     passes.run(module, llvm.create_pass_builder(machine, options))
     return module

@@ -20,7 +20,7 @@ from jitseq.codegen.llvm.types import (
     number,
     splat_text,
 )
-from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Loop, Reg, Type
+from jitseq.ir.program import ELEMENT_BYTES, Affine, Instr, Item, Loop, Reg, Type
 
 if TYPE_CHECKING:
     from jitseq.codegen.llvm.kernel import KernelRenderer
@@ -33,13 +33,13 @@ ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 VECTOR_MATH = ("exp", "expm1", "log", "log1p", "tanh", "erf")
 
 
-def count_math(body: Sequence[Instr | Loop]) -> int:
+def count_math(body: Sequence[Item]) -> int:
     """How many vector functions a body evaluates, loops counted once."""
     total = 0
     for item in body:
         if isinstance(item, Loop):
             total += count_math(item.body)
-        else:
+        elif isinstance(item, Instr):
             total += item.op in VECTOR_MATH
     return total
 

@@ -11,7 +11,17 @@ from typing import Any
 
 from jitseq.codegen.llvm.instructions import INSTRUCTIONS, count_math
 from jitseq.codegen.llvm.types import ELEMENTS, llvm_type
-from jitseq.ir.program import Affine, Buffer, Instr, Kernel, Loop, Pointer, Reg, Type
+from jitseq.ir.program import (
+    Affine,
+    Buffer,
+    Instr,
+    Item,
+    Kernel,
+    Loop,
+    Pointer,
+    Reg,
+    Type,
+)
 
 INLINED_MATH = 6
 """Calls of vector functions in a kernel up to which each is written in line; more
@@ -130,11 +140,12 @@ class KernelRenderer:
         )
         return "\n".join([header, *self.lines, "}"])
 
-    def body(self, body: Sequence[Instr | Loop]) -> None:
+    def body(self, body: Sequence[Item]) -> None:
         for item in body:
             if isinstance(item, Loop):
                 self.loop(item)
             else:
+                assert isinstance(item, Instr), "guards belong to grids"
                 INSTRUCTIONS[item.op](self, item)
 
     def loop(self, loop: Loop) -> None:

@@ -73,7 +73,7 @@ def lower_group(
     return Lowered(
         kernel,
         tuple(operands.sources),
-        _flops(group, record),
+        flops(group, record),
         moved,
         params,
         group.ops,
@@ -177,7 +177,7 @@ def lower_contraction(
         ContractionEmitter(operands, target, problem, group).emit()
 
 
-def _flops(group: Group, record: object) -> int:
+def flops(group: Group, record: object) -> int:
     """Multiplications and additions for one image, as the layers define them."""
     total = 0
     if isinstance(record, Contraction):

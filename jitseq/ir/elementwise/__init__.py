@@ -1,0 +1,1 @@
+"""Ops made of functions that users write: source → term → op and derivatives."""
