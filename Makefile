@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 OPTIONS ?=
 CUDA ?= cuda12
 
-.PHONY: help demo test test-gpu lint types bench bench-gpu golden clean
+.PHONY: help demo test test-gpu lint types bench bench-gpu notebooks golden clean
 .DEFAULT_GOAL := help
 
 help: ## list these tasks
@@ -49,6 +49,9 @@ bench: $(VENV)/.installed-bench ## time the zoo beside its peers; OPTIONS="--qui
 
 bench-gpu: $(VENV)/.installed-torch $(VENV)/.installed-$(CUDA) ## time the zoo on a GPU beside PyTorch; OPTIONS="--train" or "--profile"
 	NUMBA_ENABLE_CUDASIM=0 $(RUN) -m jitseq bench --backend cuda $(OPTIONS)
+
+notebooks: $(VENV)/.installed-notebook ## execute the notebooks and write their outputs
+	$(RUN) notebooks/execute.py
 
 golden: $(VENV)/.installed-test ## write the golden texts again; review with git diff
 	$(RUN) -m pytest tests/golden tests/autodiff tests/test_docs.py --update-golden

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jitseq import nn
 from jitseq.errors import (
+    DeviceError,
     DtypeError,
     JitseqError,
     ShapeError,
@@ -18,16 +19,8 @@ from jitseq.nn.init import manual_seed
 
 if TYPE_CHECKING:
     from jitseq import datasets, optim
-    from jitseq.api import (
-        diff,
-        fit,
-        jit,
-        summary,
-        trace,
-        train_step,
-        value_and_grad,
-        vjp,
-    )
+    from jitseq.api import fit, jit, summary, trace, train_step, value_and_grad, vjp
+    from jitseq.comparisons import benchmark, diff
     from jitseq.runtime.compiled import Compiled
     from jitseq.runtime.history import History
     from jitseq.runtime.threads import get_num_threads, set_num_threads
@@ -37,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Compiled",
+    "DeviceError",
     "DtypeError",
     "History",
     "JitseqError",
@@ -44,6 +38,7 @@ __all__ = [
     "TraceError",
     "TrainStep",
     "UnsupportedError",
+    "benchmark",
     "datasets",
     "diff",
     "elementwise",
@@ -65,7 +60,8 @@ _LAZY = {
     "Compiled": "jitseq.runtime.compiled",
     "History": "jitseq.runtime.history",
     "TrainStep": "jitseq.runtime.training",
-    "diff": "jitseq.api",
+    "benchmark": "jitseq.comparisons",
+    "diff": "jitseq.comparisons",
     "fit": "jitseq.api",
     "jit": "jitseq.api",
     "summary": "jitseq.api",

@@ -22,7 +22,6 @@ from jitseq.runtime.history import History
 from jitseq.runtime.training import TrainStep
 
 if TYPE_CHECKING:
-    from jitseq.compare.difference import Difference
     from jitseq.display.summary import Summary
 
 Target = Callable[..., Any]
@@ -59,7 +58,8 @@ def jit(
     Args:
         target: a `jitseq.nn.Module`, a `torch.nn.Module`, or a Python function that
             calls modules, `jitseq.nn.functional` and ``+ - * /`` on its arguments.
-        backend: ``"cpu"`` (LLVM) or ``"eager"``; ``JITSEQ_BACKEND`` sets the default.
+        backend: ``"cpu"`` (LLVM), ``"numba"``, ``"cuda"`` or ``"eager"``;
+            ``JITSEQ_BACKEND`` sets the default.
         threads: threads a call may use; `jitseq.get_num_threads` when None.
         dynamic_batch: one program for all batch sizes, wherever the ops allow.
         disable_passes: names of optional passes to leave out.
@@ -113,42 +113,6 @@ def summary(target: Target, *samples: Any) -> Summary:
     return compiled.summary(*samples)
 
 
-def diff(
-    model: Target,
-    *samples: Any,
-    backends: Sequence[str] = ("eager", "cpu"),
-    gradients: bool = True,
-    rtol: float | None = None,
-    atol: float | None = None,
-) -> Difference:
-    """Run two backends side by side and find the layer at which they part.
-
-    Args:
-        model: what `jit` takes, or its result, whose options count.
-        samples: the arrays of one call.
-        backends: two of those of `jit`.
-        gradients: whether the backward pass is compared too, for a random cotangent
-            that is the same in every run.
-        rtol, atol: the backends may be ``atol + rtol * size`` apart, where size is the
-            larger of both numbers; one that is None is 0. When both are None, each
-            layer may be as far from float64, on the inputs that it had, as rounding
-            explains.
-
-    Returns a `Difference`, which is true when the backends agree; ``first``, ``layers``
-    and ``nonfinite`` say where they do not. Buffers, parameters, programs and random
-    numbers stay as they are; in training mode both sides get the same random numbers.
-
-    Raises:
-        UnsupportedError: there are not two backends, one does not exist, or an
-            operation has no gradient.
-        JitseqError: what a call with ``samples`` raises; a sample is empty.
-    """
-    from jitseq.compare.diff import diff as compare
-
-    compiled = model if isinstance(model, Compiled) else jit(model, backend="eager")
-    return compare(compiled, samples, backends, gradients, rtol, atol)
-
-
 def vjp(target: Target, *arrays: Any) -> tuple[Any, gradient.Pullback]:
     """The result for ``arrays`` and a pullback; see `jitseq.runtime.gradient.vjp`.
 
@@ -164,8 +128,8 @@ def value_and_grad(
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Loss and gradients; see `jitseq.runtime.gradient.value_and_grad`.
 
-    ``backend`` is ``"cpu"`` for one compiled program or ``"eager"``; when None, that of
-    a compiled target, and otherwise ``"eager"``.
+    ``backend`` is ``"eager"``, or that of one compiled program, as in `jit`; when None,
+    that of a compiled target, and otherwise ``"eager"``.
     """
     if backend is not None:
         known = target.options if isinstance(target, Compiled) else {}

@@ -23,7 +23,7 @@ PIXELS = {
 FEATURES = 24
 """Inputs of the models of linear layers."""
 
-WIDEST = 8
+WIDEST = 4
 """Channels or features of the widest layer."""
 
 

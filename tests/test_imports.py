@@ -31,9 +31,10 @@ ALLOWED = {
     "display": {"runtime", *RUNTIME},
     "compare": {"runtime", "display", *RUNTIME},
     "api": API,
+    "comparisons": {"api", *API},
     "cli": {"api", "jitseq", *API},
     "__main__": {"cli"},
-    "jitseq": {"api", *API},
+    "jitseq": {"api", "comparisons", *API},
 }
 """What each part of the package may import; ``jitseq`` is the package itself."""
 
@@ -46,11 +47,14 @@ SHOWN = (
 EXCEPTIONS = {
     ("jitseq.ir.tracer", "nn"),
     ("jitseq.runtime.history", "matplotlib"),
+    ("jitseq.compare.timings", "matplotlib"),
+    ("jitseq.compare.contestants", "torch"),
     ("jitseq.runtime.progress", "tqdm"),
     *((f"jitseq.{shown}", "display") for shown in SHOWN),
 }
 """The methods of a traced array are the functional forms, imported when called; plots
-and progress bars import what they are drawn with when they are drawn."""
+and progress bars import what they are drawn with when they are drawn, benchmarks the
+libraries that they time."""
 
 RELATIVE = "<relative>"
 COMPILERS = {"llvmlite", "numba"}

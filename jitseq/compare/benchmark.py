@@ -8,10 +8,8 @@ run in turns on the same number of threads; the model is left as it was.
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from jitseq.compare.contestants import (
     Stepper,
     checked_names,
     inference_call,
+    limited,
     stepper,
 )
 from jitseq.compare.timing import LEAST_ROUNDS, Call, Clock, sampled_seconds
@@ -61,7 +60,7 @@ def benchmark(
     names = checked_names(names, train is not None)
     threads = threads or compiled.threads
     arrays = readable_all(samples)
-    with _limited(threads):
+    with limited(names, threads):
         if train is None:
             calls, errors = _calls(compiled, arrays, names, threads)
         else:
@@ -194,29 +193,3 @@ def _update_error(found: State, expected: State, start: State) -> float:
 
 def _norm(arrays: Sequence[np.ndarray]) -> float:
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
-
-
-# threads of others
-
-
-@contextmanager
-def _limited(threads: int) -> Iterator[None]:
-    """NumPy's products on so many threads, where threadpoolctl is; torch's set back."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:
-        limits: Callable[[], Any] = nullcontext
-    else:
-
-        def limits() -> Any:
-            return threadpool_limits(threads, user_api="blas")
-
-    torch = sys.modules.get("torch")
-    before = None if torch is None else torch.get_num_threads()
-    try:
-        with limits():
-            yield
-    finally:
-        torch = sys.modules.get("torch")
-        if torch is not None and before is not None:
-            torch.set_num_threads(before)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,6 +88,31 @@ def _benchmarks(module: str) -> Any:
             "benchmark: what runs other libraries is not installed beside jitseq",
             hint="install jitseq with its benchmarks, or compare backends only",
         ) from None
+
+
+@contextmanager
+def limited(names: Sequence[str], threads: int) -> Iterator[None]:
+    """NumPy's products on so many threads, where threadpoolctl is installed.
+
+    Afterwards torch has the number of threads that it had before.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        blas: AbstractContextManager[Any] = nullcontext()
+    else:
+        blas = threadpool_limits(threads, user_api="blas")
+    with blas:
+        if not {"torch", "torch.compile"} & {*names}:
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 # calls

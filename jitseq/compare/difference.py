@@ -32,11 +32,10 @@ class LayerDifference:
         backward: whether the backward pass computes it.
         max_abs, max_rel: the largest difference of the two backends, whatever the
             layers before contributed; relative to the larger of both.
-        share: the largest of `shares`.
         shares: for each backend its largest error in units of the tolerance, against
             float64 on the backend's own inputs of the layer. With ``rtol`` or ``atol``
             the difference of the backends in those units, twice.
-        index: where the share is largest.
+        index: where the larger of both is.
         values: of both backends there.
         expected: the float64 value there, on the inputs of the backend that is
             farther away.
@@ -58,6 +57,7 @@ class LayerDifference:
 
     @property
     def share(self) -> float:
+        """The larger of `shares`; above 1 the layer differs."""
         return max(self.shares)
 
     @property

@@ -65,7 +65,8 @@ def compared(
         else:
             rtol, atol = bound
             allowed = [atol + rtol * size] * 2
-            shares = [np.where(gap > 0, gap / allowed[0], 0.0)] * 2
+            share = np.where(gap > 0, gap / allowed[0], 0.0)
+            shares = [np.where(np.isfinite(gap), share, np.inf)] * 2
     worst = int(np.max(shares[1], initial=0.0) > np.max(shares[0], initial=0.0))
     at = np.unravel_index(int(np.argmax(shares[worst])), a.shape)
     return LayerDifference(

@@ -41,6 +41,12 @@ LIKELY = 8.0
 STEP = 2.0**-26
 """Relative step of the differences from which slopes are taken, in float64."""
 
+UNIT = 2.0**-24
+"""The largest relative error of a rounding to float32."""
+
+NEIGHBOURS = (-3, -1, 2, 4)
+"""Distances in ulps at which rounding inside of an expression is looked at."""
+
 EXACT = ("constant", "labels", "element_count")
 COMPARED = {"at_label": (1, 2)}
 """Inputs of which only equality counts: they are class numbers, or exact maxima."""
@@ -110,8 +116,11 @@ def _error(
         return np.zeros(value.shape)
     assert isinstance(form, Movement), f"{node.op} computes as {form}"
     attrs = {**node.attrs, "value": 0.0} if "value" in node.attrs else node.attrs
-    moved = get_op(node.op).reference(*(x.error for x in inputs), **attrs)
-    return np.asarray(moved)
+    moved = np.asarray(get_op(node.op).reference(*(x.error for x in inputs), **attrs))
+    if node.op == "pad_grad":  # what was repeated adds up
+        terms = float(op(np.ones_like(value, shape=inputs[0].value.shape)).max())
+        moved = moved + unit * math.sqrt(terms + 4) * op(inputs[0].size)
+    return moved
 
 
 def _terms(form: Contraction | WeightGradient, inputs: list[Uncertain]) -> int:
@@ -119,7 +128,12 @@ def _terms(form: Contraction | WeightGradient, inputs: list[Uncertain]) -> int:
     if isinstance(form, Contraction):
         taps = max((len(phase.taps) for phase in form.phases), default=1)
         return max(1, form.in_channels // form.groups * taps)
-    return max(int(x.value.size) // max(int(x.value.shape[1]), 1) for x in inputs)
+    return max(x.value.size // max(_channels(x.value), 1) for x in inputs)
+
+
+def _channels(array: np.ndarray) -> int:
+    """Of images [n, c, h, w], or of the rows of a linear layer."""
+    return int(array.shape[1 if array.ndim == 4 else -1])
 
 
 def _product_error(
@@ -203,15 +217,17 @@ def _pointwise_error(
     compared: tuple[int, ...],
     unit: float,
 ) -> np.ndarray:
-    """Slopes by differences around each input, and a few roundings on the way.
+    """Slopes by differences around each input, and roundings on the way.
 
-    A function of one number may add and cancel it on the way (gelu, hardswish). Where
-    an error reaches beyond a kink, the difference across it counts.
+    A function may add and cancel numbers that are larger than its value (gelu_grad):
+    `_inner_rounding` has what that costs. Where an error reaches beyond a kink, the
+    difference across it counts.
     """
     values = [x.value for x in inputs]
     total: np.ndarray = 4 * unit * np.abs(value)
     if len(inputs) == 1:
         total = total + 4 * unit * inputs[0].size
+    total = total + _inner_rounding(op, values, compared) * (unit / UNIT)
     for i, x in enumerate(inputs):
         if i in compared:
             continue
@@ -223,3 +239,22 @@ def _pointwise_error(
         change = np.where(np.isfinite(moved), moved, 0.0).max(axis=0)
         total = total + change * ((x.error + 2 * unit * x.size) / step)
     return total
+
+
+def _inner_rounding(
+    op: Reference, values: Sequence[np.ndarray], compared: tuple[int, ...]
+) -> np.ndarray:
+    """What evaluating an expression in float32 costs, on float32 inputs.
+
+    The largest of some neighbours, since a single error may happen to be zero.
+    """
+    worst = np.zeros(())
+    for ulps in NEIGHBOURS:
+        near = [
+            (x if i in compared else x * (1 + 2 * ulps * UNIT)).astype(np.float32)
+            for i, x in enumerate(values)
+        ]
+        exactly = op(*(x.astype(np.float64) for x in near))
+        apart = np.abs(op(*near) - exactly)
+        worst = np.maximum(worst, np.where(np.isfinite(apart), apart, 0.0))
+    return worst

@@ -36,6 +36,11 @@ KINDS = ("contraction", "pointwise", "window", "reduction", "gradient", "update"
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 
+def unit_of(seconds: float) -> tuple[str, float]:
+    """The unit in which a time is 1 or more, and its seconds; µs for shorter ones."""
+    return next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one call in each round, in order."""
@@ -131,10 +136,10 @@ class Benchmark:
         return notes
 
     def cells(self) -> list[tuple[str, ...]]:
-        """The rows of the table; times share one unit."""
-        rows = []
-        unit, size = self._unit()
+        """The rows of the table."""
+        rows: list[tuple[str, ...]] = []
         for name, timing in self.timings.items():
+            unit, size = unit_of(timing.median)
             low, high = timing.quartiles
             apart = name == self.base or self.told_apart(self.base, name)
             rows.append(
@@ -147,10 +152,6 @@ class Benchmark:
                 )
             )
         return rows
-
-    def _unit(self) -> tuple[str, float]:
-        fastest = min(self.seconds.values())
-        return next((u for u in UNITS if fastest >= u[1]), UNITS[-1])
 
     def _headers(self) -> tuple[str, ...]:
         return ("", "median", "quartiles", "rounds", f"× {self.base}")
@@ -181,7 +182,7 @@ class Benchmark:
 
     def _chart(self) -> str:
         """A box for each contestant over a common axis of time."""
-        unit, size = self._unit()
+        unit, size = unit_of(min(self.seconds.values()))
         extremes = [
             t / size for timing in self.timings.values() for t in timing.samples
         ]
@@ -206,7 +207,7 @@ class Benchmark:
             raise JitseqError(
                 "a plot needs matplotlib", hint='pip install "jitseq[plot]"'
             ) from None
-        unit, size = self._unit()
+        unit, size = unit_of(min(self.seconds.values()))
         figure, axis = pyplot.subplots(figsize=(6, 1 + 0.4 * len(self.timings)))
         samples = [[t / size for t in x.samples] for x in self.timings.values()]
         axis.boxplot(samples, orientation="horizontal", whis=(0, 100))

@@ -170,18 +170,20 @@ def test_text() -> None:
     for line in (
         "def k0_test(in0, out1, images):",
         "    thread = cuda.threadIdx.x",
-        "    shared0 = cuda.shared.array(4, f32)",
+        "    tile = cuda.shared.array(4, f32)",
         "    for lambda_2 in range(3):",
         "    for lambda_3 in range(4, images, 2):",
         "        m2 = 12 * block + 3 * thread - 2 < 7 * images",
         "        v4 = in0[12 * block + 3 * thread + lambda_2 - 2] if m3 else f32(0.0)",
         "        i5 = (12 * block + 3 * thread - 2) & 3",
-        "        shared0[u64(i5)] = v4",
+        "        tile[u64(i5)] = v4",
         "        if m3:",
         "            out1[12 * block + 3 * thread - 2] = v4",
     ):
         assert line in text.split("\n"), line
     compile(text, "text", "exec")
+    aligned = render(program_of(kernel_of(build)), aligned=True)
+    assert aligned == text.replace("array(4, f32)", "array(4, f32, 16)")
     assert text == render(program_of(kernel_of(build)))
 
 

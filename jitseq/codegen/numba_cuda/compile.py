@@ -56,8 +56,7 @@ def compile_grids(program: Program, capability: tuple[int, int]) -> list[ObjectK
 
 def ptx(program: Program, capability: tuple[int, int]) -> list[str]:
     """The PTX of each kernel, for blocks as large as the program's calls have."""
-    source = render(program)
-    functions = python_functions(source)
+    functions = python_functions(render(program, aligned=True))
     threads = _threads(program)
     cuda, texts = cuda_module(), []
     for index, kernel in enumerate(program.kernels):
@@ -69,13 +68,18 @@ def ptx(program: Program, capability: tuple[int, int]) -> list[str]:
     return texts
 
 
-def python_functions(source: str) -> dict[str, Any]:
-    """Run rendered source; its functions by name. Tracebacks show its lines."""
+def python_functions(source: str) -> dict[str, FunctionType]:
+    """Run rendered source; its kernels by name. Tracebacks show its lines."""
     name = f"<jitseq cuda {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     found = namespace()
+    known = set(found)
     exec(compile(source, name, "exec"), found)
-    return found
+    return {
+        name: value.py_func
+        for name, value in found.items()
+        if name not in known and hasattr(value, "py_func")
+    }
 
 
 def simulated_kernels(source: str) -> Mapping[str, Any]:
@@ -84,7 +88,6 @@ def simulated_kernels(source: str) -> Mapping[str, Any]:
     return {
         name: cuda.jit(_quiet(function))
         for name, function in python_functions(source).items()
-        if isinstance(function, FunctionType) and name.startswith("k")
     }
 
 

@@ -3,8 +3,9 @@
 A Program whose types are scalars enters; leaves the text of a module with a function
 for each kernel: what one thread does. Invariant: the text depends on the Program
 alone, and names only its arguments, its constants and what `functions` provides, so
-that the same text runs on the device and in numba's simulator. ``float32`` arithmetic
-meets no other type than ``float32``.
+that the same text runs on the device and in numba's simulator, which only refuses to
+hear how shared memory is aligned. ``float32`` arithmetic meets no other type than
+``float32``.
 """
 
 from __future__ import annotations
@@ -47,10 +48,15 @@ CALLED = (
 RESERVED = ("cuda", "images", "inf", "nan", "min", "max", "range", *PLACES, *CALLED)
 
 
-def render(program: Program) -> str:
-    """The source of all kernels; `functions.namespace` is what it runs in."""
+def render(program: Program, aligned: bool = False) -> str:
+    """The source of all kernels; `functions.namespace` is what it runs in.
+
+    ``aligned`` puts shared memory where a thread can load 16 bytes at a time.
+    """
     tables: dict[tuple[int, ...], str] = {}
-    functions = [KernelSource(kernel, tables).text() for kernel in program.kernels]
+    functions = [
+        KernelSource(kernel, tables, aligned).text() for kernel in program.kernels
+    ]
     constants = [
         f"{name} = array({list(numbers)}, int64)" for numbers, name in tables.items()
     ]
@@ -61,16 +67,19 @@ def render(program: Program) -> str:
 class KernelSource:
     """One kernel as a function; ``tables`` of the module are shared and added to."""
 
-    def __init__(self, kernel: Kernel, tables: dict[tuple[int, ...], str]) -> None:
+    def __init__(
+        self, kernel: Kernel, tables: dict[tuple[int, ...], str], aligned: bool
+    ) -> None:
         self.kernel = kernel
         self.tables = tables
+        self.aligned = aligned
         self.names: dict[object, str] = {kernel.count: "images"}
         self._taken = set(RESERVED)
         for i, buffer in enumerate(kernel.buffers):
             self.names[buffer] = f"{'out' if buffer.written else 'in'}{i}"
-        for i, buffer in enumerate(kernel.scratch):
-            self.names[buffer] = f"{buffer.space}{i}"
         self._taken.update(self.names.values())
+        for buffer in kernel.scratch:
+            self.names[buffer] = self._free(buffer.name)
         self._lines: list[str] = []
         self._used_tables: dict[str, str] = {}
         self._counter = 0
@@ -81,17 +90,21 @@ class KernelSource:
         self._body(kernel.body, INDENT)
         arguments = ", ".join([*(self.names[b] for b in kernel.buffers), "images"])
         top = [f"{name} = {where}" for name, where in PLACES.items() if name in used]
-        top += [
-            f"{self.names[b]} = cuda.{b.space}.array({b.size}, {b.element})"
-            for b in kernel.scratch
-        ]
+        top += [f"{self.names[b]} = {self._memory(b)}" for b in kernel.scratch]
         top += [
             f"{local} = cuda.const.array_like({name})"
             for name, local in self._used_tables.items()
         ]
-        lines = [*self._header(), f"def {kernel.name}({arguments}):"]
+        lines = [*self._header(), "@cuda.jit", f"def {kernel.name}({arguments}):"]
+        ops = kernel.name.partition("_")[2] or kernel.name
+        lines.append(f'{INDENT}"""One thread of a grid: {ops}."""')
         lines += [INDENT + line for line in top]
         return "\n".join([*lines, *(self._lines or [f"{INDENT}pass"])])
+
+    def _memory(self, buffer: Buffer) -> str:
+        """Scratch memory of a block or a thread."""
+        more = ", 16" if self.aligned and buffer.space == "shared" else ""
+        return f"cuda.{buffer.space}.array({buffer.size}, {buffer.element}{more})"
 
     def _header(self) -> list[str]:
         text = f"{self.kernel.name}{kernel_text(self.kernel)}".split("\n")
@@ -100,7 +113,7 @@ class KernelSource:
             line if len(line) < COLUMNS - 2 else line[: COLUMNS - 4] + "…"
             for line in shown
         ]
-        return [f"# {line}" for line in cut]
+        return [f"# {line.rstrip()}" for line in cut]
 
     # names
 

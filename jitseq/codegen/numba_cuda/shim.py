@@ -21,7 +21,7 @@ INSTALL = "pip install 'jitseq[cuda12]' (or jitseq[cuda13], for drivers from 580
 SIMULATOR = "NUMBA_ENABLE_CUDASIM=1, set before Python starts, runs a slow simulator"
 
 SIMULATED_TARGET = GridTarget(
-    warp=4, threads=8, items=8, tile=(16, 8), thread_tile=(4, 4), depth=8, splits=2
+    warp=4, threads=8, items=8, tile=(16, 4), thread_tile=(4, 2), depth=8, splits=2
 )
 """Few threads with much work each: the simulator pays for every thread."""
 
