@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 OPTIONS ?=
+JOBS ?= auto
 CUDA ?= cuda12
 
 .PHONY: help demo test test-gpu lint types bench bench-gpu notebooks golden clean
@@ -31,7 +32,7 @@ demo: $(VENV)/.installed-progress ## train a CNN on handwritten digits, and time
 	$(RUN) -m jitseq demo
 
 test: $(VENV)/.installed-test ## run the tests; OPTIONS="-k conv" selects some
-	$(RUN) -m pytest $(OPTIONS)
+	$(RUN) -m pytest -n $(JOBS) $(OPTIONS)
 
 test-gpu: $(VENV)/.installed-test $(VENV)/.installed-$(CUDA) ## run what needs an NVIDIA GPU; CUDA=cuda13 for new drivers
 	NUMBA_ENABLE_CUDASIM=0 $(RUN) -m pytest -rs -k "cuda or gpu" \

@@ -14,23 +14,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 import jitseq as js
 from benchmarks.peers import PEERS, Peer
-from benchmarks.table import (
-    COMPILED,
-    CPU,
-    EAGER,
-    Row,
-    Table,
-    judge,
-    race,
-    write_json,
-)
+from benchmarks.report import add_outputs, write_outputs
+from benchmarks.results import Results
+from benchmarks.table import COMPILED, CPU, EAGER, Row, Table, judge, race
 from benchmarks.timing import Call, median_seconds
 from benchmarks.zoo import ENTRIES, ZOO, Entry
 
@@ -120,10 +112,10 @@ def add_options(parser: argparse.ArgumentParser, peers: Sequence[AnyPeer]) -> No
     option("--models", type=names, metavar="A,B", help=", ".join(ZOO))
     option("--rounds", type=int, default=7, metavar="N", help="samples of each")
     option("--peers", type=peer_names, metavar="A,B", help="some of the peers, or none")
-    option("--json", type=Path, metavar="FILE", help="write the measurements too")
     option(
         "--quick", action="store_true", help="small models only, without torch.compile"
     )
+    add_outputs(parser)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -207,15 +199,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for batch in options.batch or entry.batches
     ]
     threads, rounds, backend = options.threads, options.rounds, options.backend
-    print(f"median µs a call, {backend}, {threads} thread(s), {rounds} rounds")
+    title = f"median µs a call, {backend}, {threads} thread(s), {rounds} rounds"
+    print(title)
     each = partial(
         measure, peers=peers, threads=threads, rounds=rounds, backend=backend
     )
     with limit_blas(threads):
         rows = race(table, races, each)
-    if options.json:
-        facts = {"threads": threads, "backend": backend}
-        write_json(options.json, table, rows, packages_of(PEERS), **facts)
+    facts = {"threads": threads, "backend": backend}
+    write_outputs(
+        options,
+        Results(title, "outputs", table, rows, packages_of(PEERS), facts, argv),
+    )
     return judge(table, rows, "outputs")
 
 

@@ -25,7 +25,9 @@ from benchmarks import bench, train
 from benchmarks.gpu_peers import FLOAT32, GPU_PEERS, TF32, GpuPeer, use_tf32
 from benchmarks.gpu_profile import profile_text
 from benchmarks.peers import installed_version
-from benchmarks.table import COMPILED, EAGER, Row, Table, judge, race, write_json
+from benchmarks.report import outputs_of, write_outputs
+from benchmarks.results import Results
+from benchmarks.table import COMPILED, EAGER, Row, Table, judge, race
 from benchmarks.timing import Call, median_seconds, nothing
 from benchmarks.train_peers import Stepper, prepare_jitseq
 from benchmarks.train_task import Task, make_task
@@ -250,7 +252,10 @@ def print_profiles(options: argparse.Namespace, place: Place) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Print the table; 1 if some outputs disagree or there is no GPU, else 0."""
-    options = parser().parse_args(argv)
+    parsed = parser()
+    options = parsed.parse_args(argv)
+    if options.profile and outputs_of(options):
+        parsed.error(f"{outputs_of(options)[0]}: profiles are printed, not written")
     reason = refusal()
     if reason is not None:
         print(f"bench --backend cuda: {reason}", file=sys.stderr)
@@ -258,17 +263,18 @@ def main(argv: Sequence[str]) -> int:
     if options.profile:
         print_profiles(options, Place())
         return 0
-    return run(options, Place())
+    return run(options, Place(), argv)
 
 
-def run(options: argparse.Namespace, place: Place) -> int:
-    """The race itself, and what is printed around it."""
+def run(options: argparse.Namespace, place: Place, argv: Sequence[str] = ()) -> int:
+    """The race itself, and what is printed around it; ``argv`` is for the record."""
     peers = bench.choose_peers(options, GPU_PEERS)
     table = table_for(options.train)
     chosen = races(options)
     unit, what = ("step", "updates") if options.train else ("call", "outputs")
     measure: Callable[..., Row] = measure_steps if options.train else measure_calls
-    print(f"median µs a {unit}, {device_name(place)}, {options.rounds} rounds")
+    title = f"median µs a {unit}, {device_name(place)}, {options.rounds} rounds"
+    print(title)
 
     def each(entry: Entry, batch: int) -> Row:
         row = measure(entry, batch, peers=peers, rounds=options.rounds, place=place)
@@ -276,10 +282,9 @@ def run(options: argparse.Namespace, place: Place) -> int:
         return row
 
     rows = race(table, chosen, each)
-    if options.json:
-        packages = {"numba-cuda", *bench.packages_of(GPU_PEERS)}
-        facts = {"backend": place.backend, "device": device_name(place)}
-        write_json(options.json, table, rows, packages, **facts)
+    packages = {"numba-cuda", *bench.packages_of(GPU_PEERS)}
+    facts = {"backend": place.backend, "device": device_name(place)}
+    write_outputs(options, Results(title, what, table, rows, packages, facts, argv))
     return judge(table, rows, what)
 
 

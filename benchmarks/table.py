@@ -1,4 +1,4 @@
-"""The tables of the benchmarks: rows of measured times, as text and as JSON.
+"""The tables of the benchmarks: rows of measured times, as text.
 
 Rows, each with seconds and errors by contestant, enter; lines of text leave.
 Invariants: a ratio is another contestant's time over jitseq's, so above 1 jitseq is
@@ -7,14 +7,10 @@ faster; a row is accepted only if every error is within its contestant's toleran
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from benchmarks.peers import installed_version
 from benchmarks.zoo import Entry
 
 EAGER, COMPILED, CPU = "eager", "jitseq", "cpu"
@@ -37,6 +33,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where jitseq stands beside others, over the rows in which one of them ran.
+
+    ``mean`` is the geometric mean of the ratios; the least of them is ``least``, in
+    the row ``worst``; ``ahead`` of ``raced`` rows have one above 1.
+    """
+
+    mean: float
+    least: float
+    worst: Row
+    ahead: int
+    raced: int
+
+    def lines(self, beside: str) -> list[str]:
+        return [
+            f"geometric mean {self.mean:.2f} × {beside}, "
+            f"ahead in {self.ahead} of {self.raced}",
+            f"worst row      {self.least:.2f} "
+            f"({self.worst.model}, batch {self.worst.batch})",
+        ]
+
+
+@dataclass(frozen=True)
 class Table:
     """Which contestants have a column, and what is printed about them.
 
@@ -53,18 +72,24 @@ class Table:
         ratios = "".join(f"{name:>{_ratio_width(name)}}" for name in self.ratios)
         return f"{'model':<12}{'batch':>6}{names}{ratios}"
 
+    def cells(self, row: Row) -> list[str]:
+        """µs of each column, then the ratios; a dash for who did not run."""
+        times = [row.seconds.get(name) for name in self.columns]
+        ratios = [row.ratio(names) for names in self.ratios.values()]
+        cells = ["-" if time is None else microseconds(time) for time in times]
+        return cells + ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+
     def line(self, row: Row) -> str:
-        """The row as text; a dash for a contestant that did not run."""
-        cells = ""
-        for name in self.columns:
-            time = row.seconds.get(name)
-            text = "-" if time is None else microseconds(time)
-            cells += f"{text:>{_width(name)}}"
-        for heading, names in self.ratios.items():
-            ratio = row.ratio(names)
-            text = "-" if ratio is None else f"{ratio:.2f}"
-            cells += f"{text:>{_ratio_width(heading)}}"
-        return f"{row.model:<12}{row.batch:>6}{cells}"
+        """The row as text."""
+        widths = [_width(name) for name in self.columns]
+        widths += [_ratio_width(heading) for heading in self.ratios]
+        cells = zip(self.cells(row), widths, strict=True)
+        line = "".join(f"{cell:>{width}}" for cell, width in cells)
+        return f"{row.model:<12}{row.batch:>6}{line}"
+
+    def beside(self, heading: str) -> str:
+        """Whom a ratio compares jitseq with, in words."""
+        return "the fastest peer" if heading == "ratio" else heading[3:]
 
     def summary(self, rows: Sequence[Row]) -> list[str]:
         """Largest errors, and of each ratio the geometric mean and the worst row."""
@@ -73,8 +98,8 @@ class Table:
             alike = [n for n, bound in self.tolerances.items() if bound == tolerance]
             lines += largest_error(rows, alike)
         for heading, names in self.ratios.items():
-            beside = {"ratio": "the fastest peer"}.get(heading, heading[3:])
-            lines += standing(rows, names, beside)
+            found = standing(rows, names)
+            lines += found.lines(self.beside(heading)) if found else []
         return lines
 
     def accepts(self, row: Row) -> bool:
@@ -109,19 +134,15 @@ def largest_error(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     return [f"largest error {error:.1e} ({name}, {row.model}, batch {row.batch})"]
 
 
-def standing(rows: Sequence[Row], names: Sequence[str], beside: str) -> list[str]:
-    """Where jitseq stands beside the fastest of ``names``; nothing if none ran."""
+def standing(rows: Sequence[Row], names: Sequence[str]) -> Standing | None:
+    """Where jitseq stands beside the fastest of ``names``; None if none ran."""
     ratios = [(row.ratio(names), row) for row in rows]
     raced = [(ratio, row) for ratio, row in ratios if ratio is not None]
     if not raced:
-        return []
+        return None
     mean = math.exp(math.fsum(math.log(ratio) for ratio, _ in raced) / len(raced))
-    ratio, worst = min(raced, key=lambda item: item[0])
-    won = sum(ratio > 1 for ratio, _ in raced)
-    return [
-        f"geometric mean {mean:.2f} × {beside}, ahead in {won} of {len(raced)}",
-        f"worst row      {ratio:.2f} ({worst.model}, batch {worst.batch})",
-    ]
+    least, worst = min(raced, key=lambda item: item[0])
+    return Standing(mean, least, worst, sum(r > 1 for r, _ in raced), len(raced))
 
 
 def race(
@@ -142,26 +163,16 @@ def judge(table: Table, rows: Sequence[Row], what: str) -> int:
     """Print the summary and the rows whose ``what`` disagree; 1 if there are any."""
     for text in table.summary(rows):
         print(text)
-    wrong = [row for row in rows if not table.accepts(row)]
-    for row in wrong:
-        print(f"{what} disagree: {row.model}, batch {row.batch}: {row.errors}")
+    wrong = disagreements(table, rows, what)
+    for text in wrong:
+        print(text)
     return 1 if wrong else 0
 
 
-def write_json(
-    path: Path,
-    table: Table,
-    rows: Sequence[Row],
-    packages: Iterable[str],
-    **facts: object,
-) -> None:
-    """The measurements in seconds, and what was measured where."""
-    names = {"jitseq", "numpy", "llvmlite", "numba", *packages}
-    record = {
-        "machine": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: installed_version(name) for name in sorted(names)},
-        **facts,
-        "rows": [table.record(row) for row in rows],
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+def disagreements(table: Table, rows: Sequence[Row], what: str) -> list[str]:
+    """A line for each row that is not accepted."""
+    return [
+        f"{what} disagree: {row.model}, batch {row.batch}: {row.errors}"
+        for row in rows
+        if not table.accepts(row)
+    ]

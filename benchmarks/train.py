@@ -21,7 +21,9 @@ from benchmarks.bench import (
     packages_of,
     table_for,
 )
-from benchmarks.table import COMPILED, CPU, EAGER, Row, judge, race, write_json
+from benchmarks.report import write_outputs
+from benchmarks.results import Results
+from benchmarks.table import COMPILED, CPU, EAGER, Row, judge, race
 from benchmarks.timing import median_seconds
 from benchmarks.train_peers import TRAIN_PEERS, Stepper, TrainPeer, prepare_jitseq
 from benchmarks.train_task import Task, make_task, update_error
@@ -152,13 +154,16 @@ def main(argv: Sequence[str]) -> int:
     chosen = races(options)
     print_uncovered(chosen, peers)
     threads, rounds, backend = options.threads, options.rounds, options.backend
-    print(f"median µs a step, {backend}, {threads} thread(s), {rounds} rounds")
+    title = f"median µs a step, {backend}, {threads} thread(s), {rounds} rounds"
+    print(title)
     each = partial(
         measure, peers=peers, threads=threads, rounds=rounds, backend=backend
     )
     with limit_blas(threads):
         rows = race(table, chosen, each)
-    if options.json:
-        facts = {"threads": threads, "backend": backend}
-        write_json(options.json, table, rows, packages_of(TRAIN_PEERS), **facts)
+    facts = {"threads": threads, "backend": backend}
+    packages = packages_of(TRAIN_PEERS)
+    write_outputs(
+        options, Results(title, "updates", table, rows, packages, facts, argv)
+    )
     return judge(table, rows, "updates")

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import doc_backends
+import doc_reference
 import numpy as np
 
 from benchmarks.zoo import ZOO
@@ -263,4 +264,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "variables": variables,
     "ulp": ulp_bounds,
     **doc_backends.GENERATED,
+    **doc_reference.GENERATED,
 }

@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from doc_texts import GENERATED
 
 import jitseq as js
 from jitseq import nn
 from jitseq.ir.op import REGISTRY
-from jitseq.passes import pipeline
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -109,7 +107,7 @@ def namespace(tmp_path, monkeypatch) -> Iterator[dict[str, object]]:
     REGISTRY.update(known)
 
 
-def run_blocks(page: Path, namespace: dict[str, object]) -> dict[str, object]:
+def run_blocks(page: Path, namespace: dict[str, object]) -> None:
     """Execute a page's Python; lines of an error are lines of the page."""
     text = page.read_text(encoding="utf-8")
     for block in PYTHON.finditer(text):
@@ -117,49 +115,21 @@ def run_blocks(page: Path, namespace: dict[str, object]) -> dict[str, object]:
             continue
         above = "\n" * text.count("\n", 0, block.start(2))
         exec(compile(above + block[2], str(page), "exec"), namespace)
-    return namespace
 
 
-RUNNABLE = [page for page in PAGES if PYTHON.search(page.read_text(encoding="utf-8"))]
+RECIPES = ROOT / "docs/adding.md"
+"""Run by ``test_recipes.py``, in a copy of the package."""
+
+RUNNABLE = [
+    page
+    for page in PAGES
+    if page != RECIPES and PYTHON.search(page.read_text(encoding="utf-8"))
+]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
 def test_python_runs(page, namespace, capsys) -> None:
     run_blocks(page, namespace)
-
-
-def test_recipe_of_a_layer(namespace, capsys) -> None:
-    """What the page defines works like any other layer: eager, compiled and fused."""
-    page = run_blocks(ROOT / "docs/adding.md", namespace)
-    model = nn.Sequential(nn.Linear(5, 33), page["Squareplus"](b=2.0)).eval()
-    x = np.random.default_rng(0).standard_normal((7, 5), dtype=np.float32)
-    compiled = js.jit(model)
-    np.testing.assert_allclose(compiled(x), model(x), rtol=1e-5, atol=1e-6)
-    z = model[0](x).astype(np.float64)
-    np.testing.assert_allclose(
-        compiled(x), (z + np.sqrt(z * z + 2.0)) / 2, rtol=1e-5, atol=1e-6
-    )
-    (kernel,) = compiled.explain(x).kernels
-    assert kernel.ops == ("linear", "squareplus")
-    assert repr(model[1]) == "Squareplus(b=2.0)"
-
-
-def test_recipe_of_a_pass(namespace, monkeypatch, capsys) -> None:
-    """In the pipeline, the page's pass takes part in every compilation."""
-    page = run_blocks(ROOT / "docs/adding.md", namespace)
-    passes = (*pipeline.GRAPH_PASSES, ("drop_negations", page["drop_negations"]))
-    x = np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
-
-    def negated_twice(x):
-        negated = -x
-        return -negated * 3.0
-
-    before = js.jit(negated_twice)
-    assert [node.op for node in before.graph(x).nodes].count("neg") == 2
-    monkeypatch.setattr(pipeline, "GRAPH_PASSES", passes)
-    after = js.jit(negated_twice)
-    assert "neg" not in [node.op for node in after.graph(x).nodes]
-    np.testing.assert_array_equal(after(x), before(x))
 
 
 def test_public_names_are_documented() -> None:

@@ -145,6 +145,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
+        """Whether no layer and no program's result is beyond its tolerance."""
         return all(x.ok for x in self.layers) and all(x.ok for x in self.programs)
 
     def __bool__(self) -> bool:

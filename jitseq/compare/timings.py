@@ -117,6 +117,7 @@ class Benchmark:
 
     @property
     def base(self) -> str:
+        """The contestant that the others are compared with: the first."""
         return next(iter(self.timings))
 
     def notes(self) -> list[str]:

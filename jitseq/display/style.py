@@ -41,11 +41,12 @@ CSS = f"""
   border: 1px solid rgba(128, 128, 128, .25); }}
 .jitseq table {{ border-collapse: collapse; margin: .3em 0; font-size: 12.5px;
   font-variant-numeric: tabular-nums; width: auto; }}
-.jitseq table th, .jitseq table td {{ padding: 2px 12px 2px 0; text-align: left;
+.jitseq.jitseq table th, .jitseq.jitseq table td {{
+  padding: 2px 12px 2px 0; text-align: left;
   vertical-align: baseline; white-space: nowrap; border: 0; background: none;
   border-bottom: 1px solid rgba(128, 128, 128, .25); }}
 .jitseq table th {{ font-weight: 600; opacity: .8; }}
-.jitseq table .n {{ text-align: right; }}
+.jitseq.jitseq table .n {{ text-align: right; }}
 .jitseq table tfoot td {{ font-weight: 600; border-bottom: 0; }}
 .jitseq code, .jitseq pre {{ font-family: {MONOSPACE}; font-size: 12px;
   background: none; color: inherit; }}

@@ -70,6 +70,7 @@ class Graph:
     """The value that each layer returned, by path, where it still exists."""
 
     def producers(self) -> dict[Value, Node]:
+        """The node that computes each value; inputs and params have none."""
         return {value: node for node in self.nodes for value in node.outputs}
 
     def consumers(self) -> dict[Value, list[Node]]:
@@ -81,6 +82,7 @@ class Graph:
         return readers
 
     def values(self) -> Iterator[Value]:
+        """Inputs, params, then what nodes compute, in order."""
         yield from self.inputs
         yield from self.params
         for node in self.nodes:
@@ -109,6 +111,8 @@ class Graph:
         from jitseq.ir.text import graph_text
 
         return graph_text(self)
+
+    __repr__ = __str__
 
     # displays, imported when they are asked for
 

@@ -9,8 +9,10 @@ lies elsewhere, every method that reads the array fetches it first.
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,6 +27,9 @@ STRUCTURE = np.zeros(1, dtype=np.int64)
 
 _values = itertools.count(1)
 """No value is given out twice, even to threads that change things at once."""
+
+_assigning = threading.Lock()
+"""Keeps a value that comes from elsewhere from replacing one that is newer."""
 
 
 def advance_epoch() -> None:
@@ -73,14 +78,26 @@ class Variable:
 
     def current(self) -> np.ndarray:
         """The array itself, with the newest value."""
-        if self.pull is not None:
-            self.pull()
+        pull = self.pull  # another thread may fetch the value meanwhile
+        if pull is not None:
+            pull()
         return self._array
 
     def take(self, value: np.ndarray) -> None:
-        """The newest value, from where it was: nothing changes for programs."""
-        self._array[...] = value
-        self.pull = None
+        """The newest value, from where it was: nothing changes for programs.
+
+        Ignored where another one has been assigned in the meantime.
+        """
+        with _assigning:
+            if self.pull is not None:
+                self._array[...] = value
+                self.pull = None
+
+    def __copy__(self) -> Self:
+        copied = type(self).__new__(type(self))
+        vars(copied).update(self.__getstate__())
+        copied._array = self._array.copy()
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         self.current()
@@ -115,7 +132,9 @@ class Variable:
                 facts={"got": value.shape, "expected": self.shape},
                 hint="replace the parameter: module.weight = nn.Parameter(value)",
             )
-        self.take(value)
+        with _assigning:
+            self._array[...] = value
+            self.pull = None
         self.mark_changed()
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -156,3 +175,12 @@ def mark_all_changed(variables: Iterable[Variable]) -> None:
         variable.version += 1
         variable.changed()
     EPOCH[0] = next(_values)
+
+
+def _after_fork() -> None:
+    global _assigning
+    _assigning = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,7 @@ line. Invariant: what is shown never changes what is computed.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from jitseq.runtime.history import Record, formatted
@@ -73,7 +74,9 @@ def make_progress(wanted: bool, epochs: int) -> Silent:
     if not wanted:
         return Silent()
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a notebook has no widgets
+            from tqdm.auto import tqdm
     except ModuleNotFoundError:
         return Lines(epochs)
     return Bars(epochs, tqdm)

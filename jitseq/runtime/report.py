@@ -53,6 +53,8 @@ class Report:
             lines += ["", *textwrap.wrap(line, COLUMNS)]
         return "\n".join(lines)
 
+    __repr__ = __str__
+
     @property
     def scratch_of(self) -> str:
         """What has ``arena_bytes`` of scratch memory."""
@@ -147,6 +149,8 @@ class Profile:
                 f"  {_cut(kernel.path, 14)}".rstrip()
             )
         return "\n".join([*lines, self.summary()])
+
+    __repr__ = __str__
 
     @property
     def shares(self) -> list[float]:

@@ -6,7 +6,8 @@ is the only place that tells the backends' programs apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from jitseq.ir.graph import Graph
@@ -77,6 +78,31 @@ class Runnable(Protocol):
         """Measured time of each kernel; nothing changes."""
 
 
+Factory = Callable[
+    [Graph, int, Sequence[Count], Mapping[str, Variable], frozenset[str], int],
+    Runnable,
+]
+"""Takes the arguments of `FedProgram` but for its backend."""
+
+
+def _on_device(*arguments: Any) -> Runnable:
+    from jitseq.runtime.cuda.program import DeviceProgram
+
+    return DeviceProgram(*arguments)
+
+
+PROGRAMS: Mapping[str, Factory] = {
+    "cpu": partial(FedProgram, backend="cpu"),
+    "numba": partial(FedProgram, backend="numba"),
+    "cuda": _on_device,
+    "eager": partial(FedProgram, backend="eager"),
+}
+"""What makes a program, by the name of the backend.
+
+Calls on "eager" run none; its programs are what graphs and reports show.
+"""
+
+
 def runnable(
     graph: Graph,
     given: int,
@@ -86,10 +112,5 @@ def runnable(
     epoch: int,
     backend: str,
 ) -> Runnable:
-    """A program of the backend; the arguments are those of `FedProgram`."""
-    arguments = (graph, given, counts, variables, disabled, epoch)
-    if backend != "cuda":
-        return FedProgram(*arguments, backend)
-    from jitseq.runtime.cuda.program import DeviceProgram
-
-    return DeviceProgram(*arguments)
+    """A program of the backend; the other arguments are those of `FedProgram`."""
+    return PROGRAMS[backend](graph, given, counts, variables, disabled, epoch)

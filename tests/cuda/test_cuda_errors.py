@@ -64,6 +64,11 @@ CASES = {
         "newer driver",
     ),
     "device": ({"devices": 0}, "shows no CUDA device", "nvidia-smi"),
+    "hidden": (
+        {"devices": Missing("CUDA_ERROR_NO_DEVICE: no CUDA-capable device")},
+        "shows no CUDA device",
+        "nvidia-smi",
+    ),
     "old device": ({"capability": (5, 2)}, "device is too old", 'backend="cpu"'),
 }
 

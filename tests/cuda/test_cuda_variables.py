@@ -6,6 +6,7 @@ import copy
 import gc
 import multiprocessing
 import pickle
+import threading
 import weakref
 from collections import Counter
 from typing import Any
@@ -16,7 +17,9 @@ from cuda_support import in_simulator, where_cuda_runs
 
 import jitseq as js
 from jitseq import nn, optim
+from jitseq.errors import DeviceError
 from jitseq.ir.variable import Variable
+from jitseq.runtime.cuda import variables
 from jitseq.runtime.cuda.device import current_device
 from jitseq.runtime.cuda.variables import device_copy
 
@@ -257,3 +260,88 @@ def test_memory_goes_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(alive) == 1 and alive[0]() is None
     finally:
         gc.enable()
+
+
+def test_a_shallow_copy_has_memory_of_its_own() -> None:
+    model, step = model_and_step()
+    step(X, Y)
+    weight = model[0].weight
+    copied = copy.copy(weight)
+    value = copied.numpy().copy()
+    step(X, Y)
+    np.testing.assert_array_equal(copied.numpy(), value)
+    copied[...] = np.zeros(copied.shape)
+    assert np.abs(weight.numpy()).max() > 0
+
+
+def test_an_assignment_wins_over_a_value_that_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One thread reads while another one assigns: the older value comes last."""
+    model, step = model_and_step()
+    step(X, Y)
+    weight, device = model[0].weight, current_device()
+    whole = device.synchronize
+
+    def assign() -> None:
+        monkeypatch.setattr(device, "synchronize", whole)
+        weight.assign(np.full(weight.shape, 0.25))
+
+    monkeypatch.setattr(device, "synchronize", assign)
+    assert weight.numpy().max() == 0.25
+    compiled = js.jit(model, backend="cuda")
+    np.testing.assert_allclose(compiled(X), model(X), 1e-5, 1e-6)
+
+
+def test_a_value_that_cannot_be_fetched_loses_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One variable is followed on the host, and the device fails to give its value."""
+
+    class Followed(nn.Parameter):
+        def changed(self) -> None:
+            """Followed."""
+
+    model, step = model_and_step()
+    step(X, Y)
+    model[0].weight = Followed(model[0].weight.numpy())
+    step.optimizer.param_groups[0]["params"][0] = model[0].weight
+    step(X, Y)
+    before = {name: np.array(value) for name, value in model.state_dict().items()}
+    device, compiled = current_device(), js.jit(model, backend="cpu")
+    compiled(X)
+    whole, calls = device.download, []
+
+    def download(host: np.ndarray, address: int) -> Any:
+        calls.append(address)
+        if len(calls) == 2:  # behind the loss
+            raise DeviceError("the device has failed")
+        return whole(host, address)
+
+    with monkeypatch.context() as context:
+        context.setattr(device, "download", download)
+        with pytest.raises(DeviceError):
+            step(X, Y)
+    for name, value in model.state_dict().items():
+        assert np.abs(np.array(value) - before[name]).max() > 0
+    np.testing.assert_allclose(compiled(X), model(X), 1e-5, 1e-6)
+
+
+def test_no_call_changes_values_during_a_fork() -> None:
+    model, step = model_and_step()
+    step(X, Y)
+    taken: list[bool] = []
+
+    def other() -> None:
+        taken.append(current_device().lock.acquire(blocking=False))
+
+    variables._before_fork()
+    try:
+        assert not any(on_device(model))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(60)
+    finally:
+        variables._after_fork_in_parent()
+    assert taken == [False]
+    step(X, Y)

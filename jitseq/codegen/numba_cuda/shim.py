@@ -77,7 +77,7 @@ def device_count() -> int:
 
         return len(Device.get_all_devices())
     except Exception as error:  # the package has errors of many kinds
-        raise driver_error(error) from error
+        raise driver_error(error) from None
 
 
 def capability() -> tuple[int, int]:
@@ -102,11 +102,7 @@ def require_device() -> None:
             hint=f"{INSTALL}; {SIMULATOR}",
         )
     if device_count() == 0:
-        raise DeviceError(
-            "the driver shows no CUDA device",
-            facts={"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")},
-            hint=f"look at nvidia-smi; {SIMULATOR}",
-        )
+        raise no_device()
     found = capability()
     if found < LEAST_CAPABILITY:
         raise DeviceError(
@@ -116,11 +112,22 @@ def require_device() -> None:
         )
 
 
+def no_device() -> DeviceError:
+    """What to say where the driver works and shows nothing."""
+    return DeviceError(
+        "the driver shows no CUDA device",
+        facts={"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")},
+        hint=f"look at nvidia-smi; {SIMULATOR}",
+    )
+
+
 def driver_error(error: BaseException) -> DeviceError:
     """What an error at the first look at the driver means."""
     text = f"{type(error).__name__}: {error}".split("\n")[0]
     facts = {"the package says": text}
     lower = text.lower()
+    if "no_device" in lower or "no cuda-capable device" in lower:
+        return no_device()
     if "insufficient" in lower or "older than" in lower or "too old" in lower:
         return DeviceError(
             "the CUDA driver is too old for the installed package",

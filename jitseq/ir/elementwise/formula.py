@@ -127,7 +127,9 @@ def _checked_inputs(name: str, signature: inspect.Signature) -> tuple[str, ...]:
                 f"elementwise {name}: {p} takes any number of arguments",
                 hint="name each argument",
             )
-        if p.default is not p.empty and not isinstance(p.default, (int, float)):
+        number = isinstance(p.default, (int, float))
+        flag = isinstance(p.default, bool) and p.kind is not p.KEYWORD_ONLY
+        if p.default is not p.empty and (flag or not number):
             raise UnsupportedError(
                 f"elementwise {name}: the default of {p.name} is no number",
                 facts={"got": repr(p.default)},

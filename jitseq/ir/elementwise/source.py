@@ -48,18 +48,25 @@ def source_of(function: FunctionType, name: str) -> Source:
     except (OSError, SyntaxError, ValueError) as error:
         raise UnsupportedError(
             f"elementwise {name}: there is no source to read ({error})",
+            facts={"line": _place(function)},
             hint="write it with def, in a file or a notebook cell",
         ) from None
     if not _compiles_to(parsed, function.__code__):
         raise UnsupportedError(
             f"elementwise {name}: the source is not that of the function",
-            facts={"file": function.__code__.co_filename},
+            facts={"line": _place(function)},
             hint="import the file again after editing it; other decorators do not mix",
         )
     if isinstance(parsed, ast.Lambda):
         returned = ast.copy_location(ast.Return(parsed.body), parsed.body)
         return Source(function, name, (returned,), first)
     return Source(function, name, tuple(parsed.body), first)
+
+
+def _place(function: FunctionType) -> str:
+    """``file:line`` of the function's first line."""
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _definition(function: FunctionType) -> tuple[ast.FunctionDef, int]:
@@ -125,7 +132,7 @@ def _operations(code: CodeType) -> list[tuple[str, object]]:
     for item in dis.get_instructions(code):
         if item.opname.startswith(("LOAD_", "STORE_")):
             if not isinstance(item.argval, CodeType):
-                found.append(("name", item.argval))
+                found.append(("name", repr(item.argval)))  # 0 is not -0
         elif item.opname.startswith(("BINARY", "COMPARE", "UNARY", "POP_JUMP")):
             found.append((item.opname, item.argrepr.split(" ")[0]))
     return found

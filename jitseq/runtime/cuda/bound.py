@@ -99,6 +99,7 @@ class DeviceBound:
                 memory = computed[value] = self.device.allocate(host.nbytes)
                 upload = self.device.upload(memory.address, as_bytes(host))
                 self.device.run([upload])
+            self.device.synchronize()  # ``known`` is freed
         self._computed = computed
 
     @property
@@ -156,10 +157,18 @@ class DeviceBound:
         return [copy.current(v).place for v, copy in self._written]
 
     def mark_written(self) -> None:
-        """Kernels that change the variables have been told to run."""
+        """Kernels that change the variables have been told to run.
+
+        Variables that somebody follows on the host get their values at once.
+        """
         for variable, copy in self._written:
             copy.written(variable)
-        mark_all_changed(self.changed)
+        try:
+            for variable in self.changed:
+                if type(variable).changed is not Variable.changed:
+                    variable.current()
+        finally:
+            mark_all_changed(self.changed)
 
     def prepare(
         self, inputs: Sequence[Any], images: int, packed: Packed | None, kind: str

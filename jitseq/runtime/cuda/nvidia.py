@@ -153,10 +153,12 @@ class NvidiaDevice(Device):
                 step(self._stream)
 
     def capture(self, steps: Sequence[Step]) -> Step:
+        """On a stream of the graph's own: memory that Python frees in the meantime goes
+        back on the device's stream, and is no part of the graph."""
         with driver_errors("capturing a graph (JITSEQ_CUDA_GRAPHS=0 does without)"):
             self._device.set_current()
-            builder = self._stream.create_graph_builder()
-            builder.begin_building("thread_local")
+            builder = self._device.create_graph_builder()
+            builder.begin_building("relaxed")
             for step in steps:
                 step(builder)
             graph = builder.end_building().complete()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+import threading
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,41 @@ class Elements:
         return index
 
 
+@cache
+def share_memory_once() -> None:
+    """Let the threads of a block have one shared array for each line that asks.
+
+    The simulator's own look-up has no lock: two threads that are the first at the same
+    time would each get memory of their own, and lose what the other has written.
+    """
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    lock, whole = threading.Lock(), FakeCUDAShared.array
+
+    def array(self: Any, shape: Any, dtype: Any, *more: Any) -> np.ndarray:
+        if more or shape == 0 or not isinstance(dtype, type):
+            return whole(self, shape, dtype, *more)  # type: ignore[no-any-return]
+        caller = sys._getframe(1)
+        place = caller.f_code.co_filename, caller.f_lineno
+        with lock:
+            if place not in self._allocations:
+                self._allocations[place] = np.empty(shape, dtype)
+            found: np.ndarray = self._allocations[place]
+        return found
+
+    FakeCUDAShared.array = array
+
+
 class SimulatedDevice(Device):
     """Everything happens at once, in the thread that asks."""
 
     capability = (0, 0)
     key = name = "simulator"
     stream = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        share_memory_once()
 
     def allocate(self, size: int) -> Memory:
         try:

@@ -14,10 +14,12 @@ import weakref
 import numpy as np
 
 from jitseq.ir.variable import Variable
-from jitseq.runtime.cuda.device import Device, Memory
+from jitseq.runtime.cuda.device import Device, Memory, made_device
 
 _copies: weakref.WeakKeyDictionary[Variable, DeviceCopy] = weakref.WeakKeyDictionary()
 _pending: weakref.WeakSet[DeviceCopy] = weakref.WeakSet()
+_held: list[Device] = []
+"""Whose lock a fork has taken."""
 
 
 class DeviceCopy:
@@ -36,20 +38,16 @@ class DeviceCopy:
             if self._memory is None or self._memory.size != host.nbytes:
                 self._memory = self.device.allocate(host.nbytes)
             self.device.run([self.device.upload(self._memory.address, as_bytes(host))])
+            self.device.synchronize()  # the host's array may change from now on
             self._version = version
         return self._memory
 
     def written(self, variable: Variable) -> None:
-        """Kernels have been told to change the memory; the host's value is old.
-
-        A variable that somebody follows on the host gets its value at once.
-        """
+        """Kernels have been told to change the memory; the host's value is old."""
         self._version = variable.version + 1
         if variable.pull is None:
             variable.pull = self.pull
             _pending.add(self)
-        if type(variable).changed is not Variable.changed:
-            self.pull()
 
     def pull(self) -> None:
         """Bring the value to the host."""
@@ -79,14 +77,30 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _before_fork() -> None:
-    """A child cannot ask the device of its parent."""
+    """A child cannot ask the device of its parent, so all values come to the host; no
+    call changes them again before the fork."""
+    device = made_device()
+    if device is not None:
+        device.lock.acquire()
+        _held.append(device)
     for copy in list(_pending):
         copy.pull()
 
 
-def _after_fork() -> None:
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
     _copies.clear()
+    _pending.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
