@@ -93,13 +93,16 @@ class ElementwiseFunction:
                 f"{self.__name__}: there is no number {name!r} behind the *",
                 facts={"signature": self.definition.signature},
             )
-        if isinstance(value, (int, float, np.integer, np.floating)):
+        if not isinstance(value, (int, float, np.integer, np.floating)):
+            raise OptionError(
+                f"{self.__name__}: {name} must be a number",
+                facts={"got": type(value).__name__},
+                hint="arrays are for the parameters before the *",
+            )
+        try:
             return float(value)
-        raise OptionError(
-            f"{self.__name__}: {name} must be a number",
-            facts={"got": type(value).__name__},
-            hint="arrays are for the parameters before the *",
-        )
+        except OverflowError:
+            raise OptionError(f"{self.__name__}: {name} is too large") from None
 
     def check(self, **attributes: float) -> None:
         """Compare the derivatives with finite differences, in float64.

@@ -160,6 +160,14 @@ def only_numbers(*, k=1.0):
     return k
 
 
+def flag_default(x, y=True):
+    return x * y
+
+
+def huge_default(x, *, y=10**400):
+    return x * y
+
+
 def bad_default(x, y="a"):
     return x
 
@@ -237,6 +245,8 @@ def test_refused_constructs(function, what, hint) -> None:
         (any_number, "takes any number of arguments"),
         (only_numbers, "no argument for an array"),
         (bad_default, "the default of y is no number"),
+        (flag_default, "the default of y is no number"),
+        (huge_default, "the default of y is no number"),
     ],
 )
 def test_refused_signatures(function, what) -> None:
@@ -271,10 +281,22 @@ def test_edited_source(tmp_path) -> None:
     file.write_text("def f(x):\n    return x + 1\n")
     exec(compile(file.read_text(), str(file), "exec"), names)
     assert js.elementwise(names["f"])(np.float32(1)) == 2
-    for changed in ("x - 1", "x + 2", "x + x"):
+    for changed in ("x - 1", "x + 2", "x + x", "x + 1.0"):
         file.write_text(f"def f(x):\n    return {changed}  # longer than it was\n")
         with pytest.raises(js.UnsupportedError, match="not that of the function"):
             js.elementwise(names["f"])
+
+
+def test_too_many_ways_to_a_return(tmp_path) -> None:
+    """What is behind such an ``if`` is read on both sides, which doubles each time."""
+    branch = "    if x > {0}:\n        if x > -{0}:\n            return x\n"
+    text = "".join(branch.format(k) for k in range(40))
+    file, names = tmp_path / "ways.py", {}
+    file.write_text(f"def ways(x):\n{text}    return -x\n")
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    with pytest.raises(js.UnsupportedError, match="too many ways") as caught:
+        js.elementwise(names["ways"])
+    assert "ways.py:" in caught.value.facts["line"]
 
 
 def test_other_objects() -> None:
@@ -290,3 +312,9 @@ def test_depth() -> None:
     exec(compile(deep, "<deep>", "exec"), names)
     with pytest.raises(js.UnsupportedError, match="nested too deeply"):
         js.elementwise(names["deep"])
+
+
+def test_a_number_beyond_float64() -> None:
+    scaled = js.elementwise(lambda x, *, by=1.0: x * by)
+    with pytest.raises(js.JitseqError, match="too large"):
+        scaled(np.float32(1), by=10**400)

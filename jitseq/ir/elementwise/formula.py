@@ -127,13 +127,11 @@ def _checked_inputs(name: str, signature: inspect.Signature) -> tuple[str, ...]:
                 f"elementwise {name}: {p} takes any number of arguments",
                 hint="name each argument",
             )
-        number = isinstance(p.default, (int, float))
-        flag = isinstance(p.default, bool) and p.kind is not p.KEYWORD_ONLY
-        if p.default is not p.empty and (flag or not number):
+        if p.default is not p.empty and not _is_default(p):
             raise UnsupportedError(
                 f"elementwise {name}: the default of {p.name} is no number",
                 facts={"got": repr(p.default)},
-                hint="defaults are ints or floats",
+                hint="defaults are ints or floats, of the size of float64",
             )
     inputs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
     if not inputs:
@@ -142,6 +140,17 @@ def _checked_inputs(name: str, signature: inspect.Signature) -> tuple[str, ...]:
             hint="arguments before the * are arrays, those behind it numbers",
         )
     return inputs
+
+
+def _is_default(parameter: inspect.Parameter) -> bool:
+    """Whether an array's default is a number, and that of a number is one or a flag."""
+    default = parameter.default
+    if isinstance(default, bool):
+        return parameter.kind is parameter.KEYWORD_ONLY
+    try:
+        return isinstance(default, (int, float)) and isinstance(float(default), float)
+    except OverflowError:
+        return False
 
 
 def _leaves(signature: inspect.Signature) -> dict[str, Term]:

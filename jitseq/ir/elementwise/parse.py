@@ -18,6 +18,9 @@ from jitseq.ir.elementwise.term import Term
 
 Results = tuple[Term, ...]
 
+MOST_SPLITS = 1000
+"""What follows an ``if`` that returns is executed twice."""
+
 
 def parse(
     function: FunctionType, name: str, leaves: dict[str, Term], several: bool = False
@@ -35,6 +38,7 @@ class _Body(Expressions):
     def __init__(self, source: Source, several: bool) -> None:
         super().__init__(source)
         self.several = several
+        self.splits = 0
 
     def results(self, leaves: dict[str, Term]) -> Results:
         results = self.run(self.source.statements, dict(leaves))
@@ -96,6 +100,10 @@ class _Body(Expressions):
         self, branch: ast.If, rest: Sequence[ast.stmt], names: dict[str, Bound]
     ) -> Results:
         """An ``if`` that returns on a side; what follows belongs to the other."""
+        self.splits += 1
+        if self.splits > MOST_SPLITS:
+            hint = "assign on both sides, and return behind"
+            self.refuse(branch, "returns on too many ways", hint)
         choose = self.condition(branch.test, names)
         sides = []
         for body in (branch.body, branch.orelse):

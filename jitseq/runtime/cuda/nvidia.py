@@ -142,7 +142,7 @@ class NvidiaDevice(Device):
         def run(stream: Any) -> None:
             (status,) = copy(target, source, size, stream.handle)
             if int(status):
-                raise RuntimeError(f"{function}: {status}")
+                raise RuntimeError(f"{function}: {status.name}")
 
         return run
 

@@ -58,20 +58,23 @@ def share_memory_once() -> None:
     The simulator's own look-up has no lock: two threads that are the first at the same
     time would each get memory of their own, and lose what the other has written.
     """
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared, numpy_support
 
     lock, whole = threading.Lock(), FakeCUDAShared.array
 
-    def array(self: Any, shape: Any, dtype: Any, *more: Any) -> np.ndarray:
-        if more or shape == 0 or not isinstance(dtype, type):
-            return whole(self, shape, dtype, *more)  # type: ignore[no-any-return]
+    def array(self: Any, shape: Any, dtype: Any, alignment: Any = None) -> Any:
+        if alignment is not None:
+            return whole(self, shape, dtype, alignment)
+        if shape == 0:
+            return whole(self, shape, dtype)
+        if not isinstance(dtype, type | np.dtype):
+            dtype = numpy_support.as_dtype(dtype)
         caller = sys._getframe(1)
         place = caller.f_code.co_filename, caller.f_lineno
         with lock:
             if place not in self._allocations:
                 self._allocations[place] = np.empty(shape, dtype)
-            found: np.ndarray = self._allocations[place]
-        return found
+            return self._allocations[place]
 
     FakeCUDAShared.array = array
 
