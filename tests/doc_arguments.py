@@ -2,7 +2,7 @@
 
 Nothing enters; `MEANINGS` maps an argument to a sentence: ``"Graph.replace.nodes"`` of
 one entry of the reference, ``"samples"`` of all. Invariant: each is needed by an entry,
-which ``tests/test_reference.py`` checks.
+which ``tests/test_api_reference.py`` checks.
 """
 
 from __future__ import annotations

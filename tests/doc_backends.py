@@ -98,7 +98,7 @@ def numba() -> str:
     """The whole kernel without the Program above it."""
     lines = kernel_source(fused_kernel()).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("@"))
-    return fenced(lines[start:], "python-source")
+    return fenced(lines[start:], "text")
 
 
 def cuda() -> str:
@@ -111,7 +111,7 @@ def cuda() -> str:
     )
     rest = lines[start + 1 :]
     end = next((i for i, line in enumerate(rest) if line and line[0] != " "), len(rest))
-    return fenced([*lines[start - 1 : start + 1], *rest[:end]], "python-source")
+    return fenced([*lines[start - 1 : start + 1], *rest[:end]], "text")
 
 
 def launch() -> str:

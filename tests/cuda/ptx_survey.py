@@ -54,9 +54,15 @@ def graphs_of_ops() -> Iterator[Graph]:
 
 
 def step_of(model: nn.Module, x: np.ndarray) -> Graph:
-    """A training step with dropout's keys, a loss of labels, and Adam."""
-    loss, optimizer = nn.CrossEntropyLoss(), optim.Adam(model.parameters())
-    inputs = [x, np.zeros(len(x), np.int64)]
+    """A training step with dropout's keys, Adam, and a loss of labels, or of images
+    where the model makes them."""
+    optimizer = optim.Adam(model.parameters())
+    made = model.eval()(x)
+    model.train()
+    loss: nn.Module = nn.MSELoss()
+    inputs = [x, np.zeros_like(made)]
+    if made.ndim == 2:
+        loss, inputs[1] = nn.CrossEntropyLoss(), np.zeros(len(x), np.int64)
     traced = trace_loss(composed(model, loss), inputs, True)
     planner = Planner(traced, optimizer, trained(model, loss, optimizer))
     return planner.plan(False, True, {}, None).graph
