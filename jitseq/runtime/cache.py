@@ -29,13 +29,15 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jitseq import config
+
+Made = TypeVar("Made")
 
 MAGIC = b"jitseq-cache 1\n"
 SUFFIX = ".jitseq"
@@ -99,6 +101,18 @@ def discard(key: str, reason: str) -> None:
     _warn("entry", f"ignoring unreadable cache entry {path}: {reason}")
     _removed(path)
     _log("miss (unreadable)", key)
+
+
+def restored(key: str, made: Callable[[Entry], Made]) -> Made | None:
+    """What ``made`` makes of the entry; None where there is none that it can use."""
+    entry = load(key)
+    if entry is None:
+        return None
+    try:
+        return made(entry)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        discard(key, f"it cannot be loaded ({type(error).__name__}: {error})")
+        return None
 
 
 PRUNINGS = 64

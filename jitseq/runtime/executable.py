@@ -30,7 +30,7 @@ from jitseq.ir.program import Program
 from jitseq.ir.target import GridTarget, Target
 from jitseq.ir.text import graph_text, value_names
 from jitseq.passes.fusion_group import FusedGraph
-from jitseq.runtime.cache import Entry, discard, load, store
+from jitseq.runtime.cache import Entry, restored, store
 from jitseq.runtime.compile_lock import COMPILING
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
@@ -151,7 +151,7 @@ def executable(
         known = _loaded.get(key)
         if known is not None:
             return Found(known, "memory")
-        made = _from_disk(key, started)
+        made = restored(key, lambda entry: _loaded_entry(key, entry, "disk", started))
         if made is None:
             entry = _compile(fused, target, disabled, profile, backend)
             store(key, entry)
@@ -164,17 +164,6 @@ def executable(
             file=sys.stderr,
         )
     return Found(made, made.origin)
-
-
-def _from_disk(key: str, started: float) -> Executable | None:
-    entry = load(key)
-    if entry is None:
-        return None
-    try:
-        return _loaded_entry(key, entry, "disk", started)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        discard(key, f"it cannot be loaded ({type(error).__name__}: {error})")
-        return None
 
 
 def _loaded_entry(key: str, entry: Entry, origin: str, started: float) -> Executable:

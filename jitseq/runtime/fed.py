@@ -22,6 +22,7 @@ from jitseq.ir.ops.norm import require_values_per_channel
 from jitseq.ir.trace import Traced
 from jitseq.ir.types import TensorType
 from jitseq.ir.variable import Constant, Variable, mark_all_changed
+from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.pipeline import optimise
 from jitseq.passes.step import Count
 from jitseq.runtime.bound import Bound, Packed
@@ -32,7 +33,51 @@ from jitseq.runtime.training_checks import label_inputs
 Numbers = Mapping[Value, Any]
 
 
-class FedProgram:
+class GraphProgram:
+    """What programs of all backends say of their graph, code and variables."""
+
+    backend: str
+    fused: FusedGraph
+    code: Any
+    """An executable: what was compiled, and how long it took."""
+    variables: list[Variable]
+    _numbers: Sequence[Value]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether arrays of the call, and static values, are all that it needs."""
+        return not self._numbers and not self.variables
+
+    def _report(self, scratch: int, target: str, static_reason: str | None) -> Report:
+        """With ``scratch`` bytes; ``static_reason`` says why for one batch size."""
+        notes = (f"compiled for this batch size: {static_reason}",)
+        return Report(
+            self.code.manifest.kernels,
+            self.fused.refusals,
+            scratch,
+            self.code.compile_seconds,
+            self.code.origin,
+            target,
+            notes if static_reason else (),
+            self.backend,
+            self.fused,
+        )
+
+
+def bindings(
+    fused: FusedGraph, variables: Mapping[str, Variable]
+) -> tuple[dict[str, Variable], list[TensorType]]:
+    """The variables that a program only reads, and the types of what it returns."""
+    changed = fused.changed
+    static = {
+        param.name: variables[param.name]
+        for param in fused.graph.params
+        if param not in set(changed.values())
+    }
+    return static, [v.type for v in fused.graph.outputs if v not in changed]
+
+
+class FedProgram(GraphProgram):
     """Native code for a graph, on the variables behind its params.
 
     Args:
@@ -60,13 +105,7 @@ class FedProgram:
         self.code, self.origin = executable(
             self.fused, selected_target(), disabled, backend=backend
         )
-        changed = self.fused.changed
-        static = {
-            param.name: variables[param.name]
-            for param in self.fused.graph.params
-            if param not in set(changed.values())
-        }
-        returned = [v.type for v in self.fused.graph.outputs if v not in changed]
+        static, returned = bindings(self.fused, variables)
         self.bound = Bound(self.fused, self.code, static, returned, epoch)
         self.variables = [variables[name] for name in self.code.manifest.variables]
         """What the program changes, in its order."""
@@ -75,25 +114,10 @@ class FedProgram:
         self._memory: list[NumberMemory] = []
         self._places: list[tuple[Variable, np.ndarray, int]] = []
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether arrays of the call, and static values, are all that it needs."""
-        return not self._numbers and not self.variables
-
     def report(self, static_reason: str | None) -> Report:
         """How it was compiled; ``static_reason`` says why for one batch size only."""
-        notes = (f"compiled for this batch size: {static_reason}",)
-        return Report(
-            self.code.manifest.kernels,
-            self.fused.refusals,
-            self.code.manifest.arena_bytes,
-            self.code.compile_seconds,
-            self.code.origin,
-            selected_target().cpu,
-            notes if static_reason else (),
-            self.backend,
-            self.fused,
-        )
+        scratch = self.code.manifest.arena_bytes
+        return self._report(scratch, selected_target().cpu, static_reason)
 
     def run(
         self,

@@ -7,12 +7,13 @@ neighbouring threads write neighbouring elements of the output.
 from __future__ import annotations
 
 from jitseq.ir.compute import Update
-from jitseq.ir.kernel_builder import Vector, VectorScalars
 from jitseq.ir.layout import element_count, extents
 from jitseq.ir.program import Affine, Launch, Type, affine
 from jitseq.passes.fusion_group import Group
 from jitseq.passes.grid.element import Element, apply_at, each_item
 from jitseq.passes.grid.lowered import GridKernel, Scope
+from jitseq.passes.lower.operands import ELEMENTS
+from jitseq.passes.lower.update import update_step
 
 
 def lower_pointwise(group: Group, scope: Scope) -> GridKernel:
@@ -51,32 +52,13 @@ def lower_update(group: Group, record: Update, scope: Scope) -> GridKernel:
 
     The same code serves parameters of every size: the kernel counts elements.
     """
-    node = group.anchor
-    assert node is not None
     operands = scope.operands()
-    builder = operands.builder
-    p, g, *rest = node.inputs
-    changed = [operands.write(value) for value in (p, *rest[: record.states])]
-    gradient = operands.read(g)
-    vectors = [operands.read(value) for value in rest[record.states :]]
-    type = Type(changed[0].element)
-    m = VectorScalars(builder, type)
-
-    def element(at: Affine) -> None:
-        first, *state = (Vector(m, builder.load(b, at, type)) for b in changed)
-        inputs = [first, Vector(m, builder.load(gradient, at, type)), *state]
-        inputs += [
-            Vector(m, builder.load(vector, k, type))
-            for vector in vectors
-            for k in range(record.numbers)
-        ]
-        results = record.expr(m, *inputs, **node.attrs)
-        for buffer, value in zip(changed, results, strict=True):
-            builder.store(buffer, at, m.vector(value).reg)
-
+    builder, step = operands.builder, update_step(group, record, operands)
+    type = Type(ELEMENTS[group.output.type.dtype])
     threads = scope.target.threads
     start = builder.block() * threads + builder.thread()
-    builder.when(builder.below(start, affine(builder.count)), lambda: element(start))
-    count = element_count(p.type)
+    inside = builder.below(start, affine(builder.count))
+    builder.when(inside, lambda: step(start, type))
+    count = element_count(group.output.type)
     launch = Launch(threads, count, threads, False)
     return scope.finish(group, operands, launch, count=count)

@@ -19,11 +19,11 @@ from jitseq.ir.target import GridTarget
 from jitseq.ir.types import TensorType
 from jitseq.passes.fusion_group import FusedGraph, Group, compute_of
 from jitseq.passes.lower.group import flops, kernel_name
-from jitseq.passes.lower.operands import ELEMENTS, Operands, Source
+from jitseq.passes.lower.operands import ELEMENTS, Accesses, Operands, Source
 
 
 @dataclass(frozen=True)
-class GridKernel:
+class GridKernel(Accesses):
     """A kernel, its grid, what its buffers are bound to, and its cost for one image.
 
     ``moved_bytes`` are those of values with a batch (of all values where there is
@@ -46,16 +46,6 @@ class GridKernel:
     @property
     def per_image(self) -> bool:
         return self.launch.per_image
-
-    @property
-    def reads(self) -> tuple[Source, ...]:
-        pairs = zip(self.kernel.buffers, self.sources, strict=True)
-        return tuple(source for buffer, source in pairs if not buffer.written)
-
-    @property
-    def writes(self) -> tuple[Source, ...]:
-        pairs = zip(self.kernel.buffers, self.sources, strict=True)
-        return tuple(source for buffer, source in pairs if buffer.written)
 
 
 class RowMajorLayouts(dict[Value, Layout]):

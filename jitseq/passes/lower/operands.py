@@ -179,8 +179,25 @@ def store_at(operands: Operands, value: Value, reg: Reg, at: Position) -> None:
     operands.builder.store(operands.write(value), index, reg, at.valid)
 
 
+class Accesses:
+    """A kernel and the values behind its buffers, in order."""
+
+    kernel: Kernel
+    sources: tuple[Source, ...]
+
+    @property
+    def reads(self) -> tuple[Source, ...]:
+        pairs = zip(self.kernel.buffers, self.sources, strict=True)
+        return tuple(source for buffer, source in pairs if not buffer.written)
+
+    @property
+    def writes(self) -> tuple[Source, ...]:
+        pairs = zip(self.kernel.buffers, self.sources, strict=True)
+        return tuple(source for buffer, source in pairs if buffer.written)
+
+
 @dataclass(frozen=True)
-class Lowered:
+class Lowered(Accesses):
     """A kernel, what its buffers are bound to, and its cost for one image.
 
     ``flops`` counts multiplications and additions of the operation as written;
@@ -200,13 +217,3 @@ class Lowered:
     per_image: bool
     accumulates: bool
     count: int | None = None
-
-    @property
-    def reads(self) -> tuple[Source, ...]:
-        pairs = zip(self.kernel.buffers, self.sources, strict=True)
-        return tuple(source for buffer, source in pairs if not buffer.written)
-
-    @property
-    def writes(self) -> tuple[Source, ...]:
-        pairs = zip(self.kernel.buffers, self.sources, strict=True)
-        return tuple(source for buffer, source in pairs if buffer.written)

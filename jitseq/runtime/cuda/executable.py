@@ -22,7 +22,7 @@ from jitseq.ir.program import Argument, Call, Launch
 from jitseq.ir.text import value_names
 from jitseq.passes.fusion_group import FusedGraph
 from jitseq.passes.grid.schedule import schedule
-from jitseq.runtime.cache import Entry, discard, load, store
+from jitseq.runtime.cache import Entry, restored, store
 from jitseq.runtime.compile_lock import COMPILING
 from jitseq.runtime.cuda.device import Device
 from jitseq.runtime.executable import KernelInfo, program_key
@@ -114,7 +114,7 @@ def grid_executable(
         known = _loaded.get((id(device), key))
         if known is not None:
             return Found(known, "memory")
-        made = _from_disk(device, key)
+        made = restored(key, lambda entry: _loaded_entry(device, entry, "disk"))
         if made is None:
             entry = _compile(fused, device, disabled)
             store(key, entry)
@@ -128,17 +128,6 @@ def grid_executable(
             file=sys.stderr,
         )
     return Found(made, made.origin)
-
-
-def _from_disk(device: Device, key: str) -> GridExecutable | None:
-    entry = load(key)
-    if entry is None:
-        return None
-    try:
-        return _loaded_entry(device, entry, "disk")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        discard(key, f"it cannot be loaded ({type(error).__name__}: {error})")
-        return None
 
 
 def _loaded_entry(device: Device, entry: Entry, origin: str) -> GridExecutable:

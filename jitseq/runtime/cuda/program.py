@@ -21,11 +21,17 @@ from jitseq.runtime.cuda.arrays import DeviceInput
 from jitseq.runtime.cuda.bound import DeviceBound, Packed
 from jitseq.runtime.cuda.device import current_device
 from jitseq.runtime.cuda.executable import grid_executable
-from jitseq.runtime.fed import NumberMemory, Numbers, number_values
+from jitseq.runtime.fed import (
+    GraphProgram,
+    NumberMemory,
+    Numbers,
+    bindings,
+    number_values,
+)
 from jitseq.runtime.report import Profile, Report
 
 
-class DeviceProgram:
+class DeviceProgram(GraphProgram):
     """Grids for a graph, on the variables behind its params; as `FedProgram`."""
 
     backend = "cuda"
@@ -42,13 +48,7 @@ class DeviceProgram:
         self.device = current_device()
         self.fused = optimise(graph, disabled)
         self.code, self.origin = grid_executable(self.fused, self.device, disabled)
-        changed = self.fused.changed
-        static = {
-            param.name: variables[param.name]
-            for param in self.fused.graph.params
-            if param not in set(changed.values())
-        }
-        returned = [v.type for v in self.fused.graph.outputs if v not in changed]
+        static, returned = bindings(self.fused, variables)
         self.variables = [variables[name] for name in self.code.manifest.variables]
         """What the program changes, in its order."""
         self.bound = DeviceBound(
@@ -58,25 +58,10 @@ class DeviceProgram:
         self._numbers = self.fused.graph.inputs[given:]
         self._memory = NumberMemory(self._numbers)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether arrays of the call, and static values, are all that it needs."""
-        return not self._numbers and not self.variables
-
     def report(self, static_reason: str | None) -> Report:
         """How it was compiled; ``static_reason`` says why for one batch size only."""
-        notes = (f"compiled for this batch size: {static_reason}",)
-        return Report(
-            self.code.manifest.kernels,
-            self.fused.refusals,
-            self.code.manifest.image_bytes,
-            self.code.compile_seconds,
-            self.code.origin,
-            self.device.key,
-            notes if static_reason else (),
-            self.backend,
-            self.fused,
-        )
+        scratch = self.code.manifest.image_bytes
+        return self._report(scratch, self.device.key, static_reason)
 
     def run(
         self,
